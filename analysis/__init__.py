@@ -1,0 +1,1 @@
+"""Comparison tables, findings and reports from study folders."""
