@@ -1,0 +1,272 @@
+"""Table D: speedups of matched pairs, what was matched, and what was left out and why.
+
+Two trials form a pair when everything in `MATCHED` agrees and only the device differs. A value that
+neither of them records agrees, and the table says so. Seeds are averaged first (geometric mean), so
+that repeats of one configuration count as one pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.columns import write
+from analysis.load import Results
+from analysis.prepare import is_cpu
+from analysis.statistics import Interval, geometric_mean
+from analysis.tables import Table
+
+#: Everything that must agree, in the order in which differences are told.
+MATCHED = (
+    "dataset",
+    "label",
+    "train_images",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "epochs",
+    "image_size",
+    "precision",
+    "pin_memory",
+    "C",
+    "gamma",
+    "degree",
+)
+ALL = "all"
+
+
+def find_pairs(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Match trials on different devices.
+
+    Returns:
+        Pairs, one row each: the matched values, `slow_device` (the CPU, where there is one),
+        `fast_device`, `slow_trial`, `fast_trial`, `slow_seconds`, `fast_seconds`, `basis` (the
+        column of the times) and `speedup`; and the rest: `trial_id`, `study`, `reason`.
+    """
+    usable, refused = _usable(trials)
+    if usable.empty:
+        return pd.DataFrame(), _left_out(refused)
+    usable = usable.assign(key=pd.Series(_keys(usable), index=usable.index, dtype=object))
+    pairs = []
+    for _, members in usable.groupby("key", sort=False):
+        by_device = {str(d): rows for d, rows in members.groupby("device_label", sort=True)}
+        for a, b in combinations(by_device, 2):
+            # Sorted names keep the direction the same in every group of one table.
+            slow, fast = (b, a) if is_cpu(b) and not is_cpu(a) else (a, b)
+            pairs.append(_pair(by_device[slow], by_device[fast]))
+    paired = usable.groupby("key")["device_label"].transform("nunique").gt(1)
+    refused += _unmatched(usable[~paired], usable)
+    return pd.DataFrame(pairs), _left_out(refused)
+
+
+def speedup(results: Results) -> tuple[Table, Table]:
+    """Return the speedups per model with their interval, and the pairs that they come from."""
+    pairs, rest = find_pairs(results.trials)
+    notes = _rest_notes(rest)
+    if pairs.empty:
+        nothing = ("No matched pair, so no speedup is given.", *notes)
+        empty = pd.DataFrame()
+        return Table("speedup", "D. Speedup", empty, nothing), Table("pairs", "Pairs", empty)
+    summary = pd.DataFrame(
+        [
+            row
+            for (slow, fast), rows in pairs.groupby(["slow_device", "fast_device"], sort=False)
+            for row in _summaries(str(slow), str(fast), rows)
+        ]
+    )
+    notes = (*_summary_notes(summary, pairs), *_load_notes(pairs, results.trials), *notes)
+    columns = [
+        *[c for c in ("dataset", "label") if c in pairs],
+        "slow_device",
+        "fast_device",
+        *[c for c in MATCHED[2:] if c in pairs],
+        "basis",
+        "slow_seconds",
+        "fast_seconds",
+        "speedup",
+        "slow_trial",
+        "fast_trial",
+    ]
+    return (
+        Table("speedup", "D. Speedup", summary, notes),
+        Table("pairs", "D. Speedup: the matched pairs", pairs[columns]),
+    )
+
+
+def _summaries(slow: str, fast: str, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a row per model, and one for all models where there are several."""
+    groups: list[tuple[str, pd.DataFrame]] = [
+        (str(label), part) for label, part in rows.groupby("label", sort=False)
+    ]
+    if len(groups) > 1:
+        groups.append((ALL, rows))
+    return [
+        {
+            "label": label,
+            "slow_device": slow,
+            "fast_device": fast,
+            "pairs": len(part),
+            "speedup": interval.estimate,
+            "speedup_low": interval.low,
+            "speedup_high": interval.high,
+            "best": label == ALL,
+        }
+        for label, part, interval in (
+            (label, part, _interval(part["speedup"])) for label, part in groups
+        )
+    ]
+
+
+def _interval(speedups: Iterable[float]) -> Interval:
+    return geometric_mean([float(s) for s in speedups])
+
+
+def _summary_notes(summary: pd.DataFrame, pairs: pd.DataFrame) -> tuple[str, ...]:
+    matched = [c for c in MATCHED if c in pairs and pairs[c].notna().any()]
+    unknown = [c for c in MATCHED[:10] if c not in matched]
+    notes = [
+        f"Matched on {_listed(matched)}; geometric mean with a bootstrap 95 % interval over pairs."
+    ]
+    if unknown:
+        notes.append(f"Recorded on neither side, so taken as equal: {_listed(unknown)}.")
+    if summary["pairs"].between(2, 5).any():
+        notes.append("With fewer than six pairs the interval is a lower bound of the uncertainty.")
+    single = summary.loc[summary["pairs"].eq(1), "label"].tolist()
+    if single:
+        notes.append(f"One pair carries no interval: {', '.join(single)}.")
+    if (pairs["basis"] == "total_seconds").any():
+        notes.append(
+            "Times are total seconds where training time alone is not known on both sides."
+        )
+    if summary["label"].eq(ALL).any():
+        notes.append("The row of all models is the mean over these models, not over any model.")
+    return tuple(notes)
+
+
+def _load_notes(pairs: pd.DataFrame, trials: pd.DataFrame) -> tuple[str, ...]:
+    """Say with how many threads, and beside how many others, the paired trials ran."""
+    names = {n for c in ("slow_trial", "fast_trial") for t in pairs[c] for n in t.split(", ")}
+    rows = trials[trials["trial_id"].isin(names)]
+    notes = []
+    for column, meaning in (("threads", "threads"), ("co_tenants", "co-tenants on its host")):
+        known = rows[rows[column].notna()]
+        parts = [
+            f"{device} {_span(values)}"
+            for device, values in known.groupby("device_label")[column]
+            if len(values)
+        ]
+        notes.append(
+            f"{meaning.capitalize()} per trial: {'; '.join(parts)}."
+            if parts
+            else f"{meaning.capitalize()} per trial: not recorded."
+        )
+    return tuple(notes)
+
+
+def _span(values: pd.Series[Any]) -> str:
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _usable(trials: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Keep the completed trials whose time and device are known; say why of each other one."""
+    timed = trials["total_seconds"].notna() | trials["train_seconds"].notna()
+    reasons = np.select(
+        [
+            trials["status"].eq("stopped"),
+            trials["status"].ne("completed"),
+            trials["device_label"].isna(),
+            ~timed,
+        ],
+        [
+            "stopped early, so it ran fewer epochs",
+            "did not complete",
+            "its device is not recorded",
+            "its time is not recorded",
+        ],
+        default="",
+    )
+    refused = [
+        {"study": study, "trial_id": trial, "reason": reason}
+        for study, trial, reason in zip(trials["study"], trials["trial_id"], reasons, strict=True)
+        if reason
+    ]
+    return trials[reasons == ""], refused
+
+
+def _keys(trials: pd.DataFrame) -> list[tuple[str, ...]]:
+    columns = [[write("", v) for v in trials[c].tolist()] for c in MATCHED if c in trials]
+    return list(zip(*columns, strict=True))
+
+
+def _pair(slow: pd.DataFrame, fast: pd.DataFrame) -> dict[str, Any]:
+    both = slow["train_seconds"].notna().all() and fast["train_seconds"].notna().all()
+    basis = "train_seconds" if both else "total_seconds"
+    times = [float(np.exp(np.log(rows[basis].astype(float)).mean())) for rows in (slow, fast)]
+    return {
+        **{c: slow[c].iloc[0] for c in MATCHED if c in slow},
+        "slow_device": slow["device_label"].iloc[0],
+        "fast_device": fast["device_label"].iloc[0],
+        "slow_trial": ", ".join(slow["trial_id"]),
+        "fast_trial": ", ".join(fast["trial_id"]),
+        "slow_seconds": times[0],
+        "fast_seconds": times[1],
+        "basis": basis.replace("_", " "),
+        "speedup": times[0] / times[1],
+    }
+
+
+def _unmatched(alone: pd.DataFrame, usable: pd.DataFrame) -> list[dict[str, Any]]:
+    """Name for each trial without a partner what its nearest one on another device differs in."""
+    names = [c for c in MATCHED if c in usable]
+    distinct = usable.drop_duplicates(["key", "device_label"])
+    keys = np.array([list(k) for k in distinct["key"]], dtype=object)
+    devices = distinct["device_label"].to_numpy()
+    reasons: dict[tuple[Any, Any], str] = {}
+    rows = []
+    for study, trial, key, device in zip(
+        alone["study"], alone["trial_id"], alone["key"], alone["device_label"], strict=True
+    ):
+        if (key, device) not in reasons:
+            others = keys[devices != device]
+            reasons[key, device] = _reason(key, others, names, str(device))
+        rows.append({"study": study, "trial_id": trial, "reason": reasons[key, device]})
+    return rows
+
+
+def _reason(key: tuple[str, ...], others: Any, names: list[str], device: str) -> str:
+    if not len(others):
+        return f"every timed trial ran on {device}: there is no other device to compare with"
+    differs = others != np.array(key, dtype=object)
+    nearest = int(differs.sum(axis=1).argmin())
+    parts = [
+        f"{'model' if name == 'label' else name} "
+        f"({value or 'not recorded'} against {other or 'not recorded'})"
+        for name, value, other, different in zip(
+            names, key, others[nearest], differs[nearest], strict=True
+        )
+        if different
+    ]
+    return f"the nearest trial on another device differs in {_listed(parts)}"
+
+
+def _left_out(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["study", "trial_id", "reason"])
+
+
+def _rest_notes(rest: pd.DataFrame) -> tuple[str, ...]:
+    """Name what was left out, trials of one reason together."""
+    return tuple(
+        f"Left out, {reason}: {', '.join(rows['trial_id'])}."
+        for reason, rows in rest.groupby("reason", sort=False)
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = [name if "(" in name else name.replace("_", " ") for name in names]
+    names = ["model" if name == "label" else name for name in names]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,291 @@
+"""The comparison tables: trials in, one `Table` of numbers each out; see `render` for the text.
+
+Selection, everywhere: the highest validation accuracy of a trial's best epoch chooses; the test
+split is read once, for what was chosen, and ties are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import Results
+from analysis.statistics import wilson
+
+#: Averaged when trials differ only in their seed; each gets a `_spread` (standard deviation).
+AVERAGED = (
+    "val_accuracy",
+    "test_accuracy",
+    "val_loss",
+    "train_seconds",
+    "predict_seconds",
+    "total_seconds",
+    "images_per_second",
+)
+#: What must agree, beside the hyperparameters, for trials to be repeats of one another.
+IDENTITY = (
+    "study",
+    "source",
+    "status",
+    "dataset",
+    "model",
+    "trainable",
+    "device",
+    "device_name",
+    "threads",
+    "train_images",
+    "epochs",
+)
+_DEVICE_GFLOPS_NOTE = (
+    "Achieved GFLOP/s = 3 x the forward pass's GFLOPs x images/s (a backward pass costs two "
+    "forward ones); the share is of the host's measured matrix-product peak with all its CPUs."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers with what a reader must know about them.
+
+    `frame` keeps raw values; a column `best` (bool) marks the rows to stand out, and columns that
+    end in `_low`, `_high` or `_spread` belong to the column without that ending. `group` names the
+    column by which rows are put together.
+    """
+
+    key: str
+    title: str
+    frame: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    group: str | None = None
+
+
+def merge_repeats(trials: pd.DataFrame, hyperparameters: Sequence[str]) -> pd.DataFrame:
+    """Make one row of trials that differ only in their seed: mean, `_spread` and n.
+
+    The spread is the standard deviation over the seeds (n - 1), empty for a single trial. Trials
+    that failed or did not finish stay apart: each is named.
+    """
+    keys = [c for c in dict.fromkeys([*IDENTITY, *hyperparameters]) if c in trials]
+    alone = ~trials["status"].isin(["completed", "stopped"])
+    codes = trials.groupby(keys, dropna=False, sort=False).ngroup()
+    apart = np.where(alone, -1 - np.arange(len(trials)), codes)
+    grouped = trials.groupby(pd.factorize(apart)[0])
+    how: dict[str, Any] = dict.fromkeys(trials.columns, "first")
+    how |= dict.fromkeys(AVERAGED, "mean")
+    how |= {"trial_id": ", ".join, "started": "min", "ended": "max", "co_tenants": "max"}
+    if grouped.ngroups == len(trials):
+        merged = trials.reset_index(drop=True)
+    else:
+        merged = grouped.agg(how).reset_index(drop=True)
+    spread = grouped[list(AVERAGED)].std().reset_index(drop=True).add_suffix("_spread")
+    merged = pd.concat([merged, spread], axis="columns")
+    merged["n"] = grouped.size().to_numpy()
+    images = merged["test_images"].to_numpy(float, na_value=np.nan)
+    low, high = wilson(merged["test_accuracy"].to_numpy(float), images)
+    return merged.assign(test_accuracy_low=low, test_accuracy_high=high)
+
+
+def mark_best(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series[bool]:
+    """Mark the completed rows with the highest validation accuracy of each group, ties included.
+
+    A group without any validation accuracy (published tables) is marked by its test accuracy.
+    """
+    best = pd.Series(data=False, index=frame.index)
+    done = frame[frame["status"].eq("completed")]
+    for _, rows in done.groupby(list(by), dropna=False):
+        column = "val_accuracy" if rows["val_accuracy"].notna().any() else "test_accuracy"
+        best[rows.index[rows[column].eq(rows[column].max())]] = True
+    return best
+
+
+def varied(trials: pd.DataFrame, hyperparameters: Sequence[str]) -> list[str]:
+    """Return the hyperparameters that take more than one value, in the order of the contract."""
+    return [
+        h
+        for h in hyperparameters
+        if h in trials and trials[h].dropna().astype(str).nunique() > 1 and h != "kernel"
+    ]
+
+
+def comparison(results: Results, group: str = "dataset") -> Table:
+    """Return every configuration side by side, ResNets and SVMs, best validation first."""
+    rows = merge_repeats(results.trials, results.hyperparameters)
+    where = [c for c in ("study", "device_label") if rows[c].nunique() > 1]
+    settings = [h for h in varied(rows, results.hyperparameters) if h not in ("max_epochs", group)]
+    columns = [
+        *where,
+        "label",
+        *settings,
+        *(["status"] if rows["status"].ne("completed").any() else []),
+        "epochs",
+        "max_epochs",
+        *_with_spread("val_accuracy", "test_accuracy"),
+        *_with_spread("train_seconds", "predict_seconds", "total_seconds"),
+        "n",
+        "trial_id",
+        "best",
+    ]
+    return _table(
+        "comparison", "All trials side by side", rows, columns, group, _notes(results, rows)
+    )
+
+
+def hyperparameters(results: Results, group: str = "dataset") -> Table:
+    """Return table A: networks with their hyperparameters, test accuracy and time."""
+    rows = merge_repeats(results.trials, results.hyperparameters)
+    known = tuned_networks(rows)
+    extra = [h for h in varied(rows[known], results.hyperparameters) if h not in _TABLE_A]
+    columns = [
+        *_TABLE_A,
+        *extra,
+        "val_accuracy",
+        "val_accuracy_spread",
+        *_TEST,
+        *_with_spread("total_seconds"),
+        "n",
+        "best",
+    ]
+    return _table("hyperparameters", "A. Hyperparameters", rows[known], columns, group)
+
+
+def svm(results: Results, group: str = "dataset") -> Table:
+    """Return table B: support vector machines with kernel, accuracy, fit and predict time."""
+    rows = merge_repeats(results.trials, results.hyperparameters)
+    columns = [
+        "kernel",
+        "C",
+        "gamma",
+        "degree",
+        "train_images",
+        "val_accuracy",
+        "val_accuracy_spread",
+        *_TEST,
+        *_with_spread("train_seconds", "predict_seconds", "total_seconds"),
+        "n",
+        "best",
+    ]
+    return _table("svm", "B. Support vector machines", rows[is_svm(rows)], columns, group)
+
+
+def hardware(results: Results, group: str = "dataset") -> Table:
+    """Return table C: what each device made of each network, in time and in GFLOP/s."""
+    rows = merge_repeats(results.trials, results.hyperparameters)
+    rows = rows[rows["gflops"].notna() & rows["total_seconds"].notna()]
+    achieved = 3 * rows["gflops"] * rows["images_per_second"]
+    rows = rows.assign(
+        achieved_gflops=achieved, peak_share=100 * achieved / rows["peak_gflops"]
+    ).sort_values(["dataset", "gflops", "total_seconds"], ascending=[True, True, False])
+    columns = [
+        "device_label",
+        "label",
+        "batch_size",
+        "optimizer",
+        "precision",
+        "epochs",
+        *_with_spread("total_seconds"),
+        *_with_spread("test_accuracy"),
+        "gflops",
+        *_with_spread("images_per_second"),
+        "achieved_gflops",
+        "peak_gflops",
+        "peak_share",
+        "threads",
+        "co_tenants",
+        "n",
+    ]
+    notes = (_DEVICE_GFLOPS_NOTE,) if achieved.notna().any() else ()
+    return _table("hardware", "C. Hardware", rows, columns, group, notes, sort=False)
+
+
+def trials(results: Results) -> Table:
+    """Return the trials themselves, unmerged, in the contract's columns and what they add."""
+    frame = results.trials.drop(columns=["label", "device_label"])
+    return Table("trials", "Trials", frame)
+
+
+def tuned_networks(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Tell the networks whose hyperparameters are known from SVMs and from bare benchmarks."""
+    known = trials[["batch_size", "lr"]].notna().any(axis="columns")
+    return known & ~is_svm(trials)
+
+
+def is_svm(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Tell the support vector machines."""
+    return trials["model"].eq("svm") | trials["kernel"].notna()
+
+
+_TABLE_A = ("label", "batch_size", "optimizer", "lr", "epochs", "pin_memory")
+_TEST = ("test_accuracy", "test_accuracy_spread", "test_accuracy_low", "test_accuracy_high")
+
+
+def _with_spread(*columns: str) -> list[str]:
+    return [name for column in columns for name in (column, f"{column}_spread")]
+
+
+def _table(
+    key: str,
+    title: str,
+    rows: pd.DataFrame,
+    columns: Sequence[str],
+    group: str,
+    notes: tuple[str, ...] = (),
+    *,
+    sort: bool = True,
+) -> Table:
+    """Order rows within their group, best first, mark the best and keep the given columns."""
+    if group not in rows:
+        raise KeyError(group)
+    by = list(dict.fromkeys([group, "dataset", "source"]))
+    rows = rows.assign(best=mark_best(rows, by))
+    if sort:
+        rows = rows.sort_values(
+            [group, "val_accuracy", "test_accuracy"], ascending=[True, False, False], kind="stable"
+        )
+    if rows.get("n", pd.Series([1])).max() == 1:
+        columns = [c for c in columns if c != "n"]
+    names = dict.fromkeys([group, "dataset", *columns])
+    if "best" in columns and rows["best"].any():
+        notes = (*notes, _rule(rows, group))
+    return Table(key, title, rows[list(names)].reset_index(drop=True), notes, group)
+
+
+def _rule(rows: pd.DataFrame, group: str) -> str:
+    best = rows[rows["best"]]
+    per = "dataset" if group == "dataset" else f"{group} and dataset"
+    by_test = best["val_accuracy"].isna()
+    if by_test.all():
+        return f"Best per {per} stands out, by test accuracy: no validation accuracy is known."
+    rule = f"Best per {per} stands out, chosen by the validation accuracy of its best epoch"
+    return f"{rule} (published rows by test accuracy)." if by_test.any() else f"{rule}."
+
+
+def _notes(results: Results, rows: pd.DataFrame) -> tuple[str, ...]:
+    notes = [note for study in results.studies for note in study.notes]
+    failed = rows[rows["status"].eq("failed")]
+    notes += [
+        f"{study} trial {trial} failed: {_first_line(error)}"
+        for study, trial, error in zip(
+            failed["study"], failed["trial_id"], failed["error"], strict=True
+        )
+    ]
+    for status, meaning in (
+        ("stopped", "stopped early by the scheduler: no test accuracy, fewer epochs"),
+        ("running", "did not finish: `tuning resume` goes on with them"),
+        ("pending", "never began: `tuning resume` goes on with them"),
+    ):
+        count = int(results.trials["status"].eq(status).sum())
+        if count:
+            notes.append(f"{count} trial{'s' if count > 1 else ''} {meaning}.")
+    if rows["n"].max() > 1:
+        notes.append("Rows of n trials that differ only in their seed: mean ± standard deviation.")
+    return tuple(notes)
+
+
+def _first_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # A Python traceback says what happened in its last line.
+    text = lines[-1] if lines else "no reason recorded"
+    return text if len(text) <= 160 else f"{text[:157]}..."
