@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -239,7 +240,7 @@ def _ruled(table: Table, lines: list[str]) -> Iterable[str]:
 
 def _numeric(values: pd.Series[Any]) -> bool:
     known = [v for v in values.tolist() if not empty(v)]
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
+    return all(isinstance(v, Real) and not isinstance(v, bool) for v in known)
 
 
 def _markdown_cell(value: str) -> str:

@@ -45,9 +45,10 @@ def find_pairs(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         Pairs, one row each: the matched values, `slow_device` (the CPU, where there is one),
         `fast_device`, `slow_trial`, `fast_trial`, `slow_seconds`, `fast_seconds`, `basis` (the
-        column of the times) and `speedup`; and the rest: `trial_id`, `study`, `reason`.
+        column of the times), `speedup`, `slow_accuracy`, `fast_accuracy` and `members` (the labels
+        of the rows in `trials`); and the rest: `trial_id`, `study`, `reason`.
     """
-    usable, refused = _usable(trials)
+    usable, refused = _usable(_named(trials))
     if usable.empty:
         return pd.DataFrame(), _left_out(refused)
     usable = usable.assign(key=pd.Series(_keys(usable), index=usable.index, dtype=object))
@@ -149,8 +150,7 @@ def _summary_notes(summary: pd.DataFrame, pairs: pd.DataFrame) -> tuple[str, ...
 
 def _load_notes(pairs: pd.DataFrame, trials: pd.DataFrame) -> tuple[str, ...]:
     """Say with how many threads, and beside how many others, the paired trials ran."""
-    names = {n for c in ("slow_trial", "fast_trial") for t in pairs[c] for n in t.split(", ")}
-    rows = trials[trials["trial_id"].isin(names)]
+    rows = trials.loc[sorted({index for members in pairs["members"] for index in members})]
     notes = []
     for column, meaning in (("threads", "threads"), ("co_tenants", "co-tenants on its host")):
         known = rows[rows[column].notna()]
@@ -198,6 +198,13 @@ def _usable(trials: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     return trials[reasons == ""], refused
 
 
+def _named(trials: pd.DataFrame) -> pd.DataFrame:
+    """Name trials by their study too where several studies have one of that id."""
+    twice = trials["trial_id"].duplicated(keep=False)
+    qualified = trials["study"].astype(str) + "/" + trials["trial_id"].astype(str)
+    return trials.assign(trial_id=trials["trial_id"].where(~twice, qualified))
+
+
 def _keys(trials: pd.DataFrame) -> list[tuple[str, ...]]:
     columns = [[write("", v) for v in trials[c].tolist()] for c in MATCHED if c in trials]
     return list(zip(*columns, strict=True))
@@ -213,6 +220,9 @@ def _pair(slow: pd.DataFrame, fast: pd.DataFrame) -> dict[str, Any]:
         "fast_device": fast["device_label"].iloc[0],
         "slow_trial": ", ".join(slow["trial_id"]),
         "fast_trial": ", ".join(fast["trial_id"]),
+        "slow_accuracy": slow["test_accuracy"].mean(),
+        "fast_accuracy": fast["test_accuracy"].mean(),
+        "members": [*slow.index, *fast.index],
         "slow_seconds": times[0],
         "fast_seconds": times[1],
         "basis": basis.replace("_", " "),
@@ -241,6 +251,11 @@ def _unmatched(alone: pd.DataFrame, usable: pd.DataFrame) -> list[dict[str, Any]
 def _reason(key: tuple[str, ...], others: Any, names: list[str], device: str) -> str:
     if not len(others):
         return f"every timed trial ran on {device}: there is no other device to compare with"
+    dataset, label = names.index("dataset"), names.index("label")
+    same = (others[:, dataset] == key[dataset]) & (others[:, label] == key[label])
+    if not same.any():
+        return f"no other device ran {key[label]} on {key[dataset]}"
+    others = others[same]
     differs = others != np.array(key, dtype=object)
     nearest = int(differs.sum(axis=1).argmin())
     parts = [
@@ -267,6 +282,5 @@ def _rest_notes(rest: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    names = [name if "(" in name else name.replace("_", " ") for name in names]
-    names = ["model" if name == "label" else name for name in names]
+    names = ["model" if name == "label" else name.replace("_", " ") for name in names]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

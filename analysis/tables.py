@@ -116,7 +116,7 @@ def comparison(results: Results, group: str = "dataset") -> Table:
     where = [c for c in ("study", "device_label") if rows[c].nunique() > 1]
     settings = [h for h in varied(rows, results.hyperparameters) if h not in ("max_epochs", group)]
     columns = [
-        *where,
+        *_where(rows),
         "label",
         *settings,
         *(["status"] if rows["status"].ne("completed").any() else []),
