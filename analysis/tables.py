@@ -113,17 +113,18 @@ def varied(trials: pd.DataFrame, hyperparameters: Sequence[str]) -> list[str]:
 def comparison(results: Results, group: str = "dataset") -> Table:
     """Return every configuration side by side, ResNets and SVMs, best validation first."""
     rows = merge_repeats(results.trials, results.hyperparameters)
-    where = [c for c in ("study", "device_label") if rows[c].nunique() > 1]
     settings = [h for h in varied(rows, results.hyperparameters) if h not in ("max_epochs", group)]
     columns = [
         *_where(rows),
         "label",
         *settings,
-        *(["status"] if rows["status"].ne("completed").any() else []),
+        *_status(rows),
         "epochs",
         "max_epochs",
         *_with_spread("val_accuracy", "test_accuracy"),
-        *_with_spread("train_seconds", "predict_seconds", "total_seconds"),
+        "train_seconds",
+        "predict_seconds",
+        "total_seconds",
         "n",
         "trial_id",
         "best",
@@ -139,8 +140,10 @@ def hyperparameters(results: Results, group: str = "dataset") -> Table:
     known = tuned_networks(rows)
     extra = [h for h in varied(rows[known], results.hyperparameters) if h not in _TABLE_A]
     columns = [
+        *_where(rows[known]),
         *_TABLE_A,
         *extra,
+        *_status(rows[known]),
         "val_accuracy",
         "val_accuracy_spread",
         *_TEST,
@@ -154,12 +157,15 @@ def hyperparameters(results: Results, group: str = "dataset") -> Table:
 def svm(results: Results, group: str = "dataset") -> Table:
     """Return table B: support vector machines with kernel, accuracy, fit and predict time."""
     rows = merge_repeats(results.trials, results.hyperparameters)
+    machines = rows[is_svm(rows)]
     columns = [
+        *_where(machines),
         "kernel",
         "C",
         "gamma",
         "degree",
         "train_images",
+        *_status(machines),
         "val_accuracy",
         "val_accuracy_spread",
         *_TEST,
@@ -167,7 +173,7 @@ def svm(results: Results, group: str = "dataset") -> Table:
         "n",
         "best",
     ]
-    return _table("svm", "B. Support vector machines", rows[is_svm(rows)], columns, group)
+    return _table("svm", "B. Support vector machines", machines, columns, group)
 
 
 def hardware(results: Results, group: str = "dataset") -> Table:
@@ -219,6 +225,16 @@ def is_svm(trials: pd.DataFrame) -> pd.Series[bool]:
 
 _TABLE_A = ("label", "batch_size", "optimizer", "lr", "epochs", "pin_memory")
 _TEST = ("test_accuracy", "test_accuracy_spread", "test_accuracy_low", "test_accuracy_high")
+
+
+def _where(rows: pd.DataFrame) -> list[str]:
+    """Return the columns of the study and the device where they tell rows apart."""
+    return [c for c in ("study", "device_label") if rows[c].nunique() > 1]
+
+
+def _status(rows: pd.DataFrame) -> list[str]:
+    """Return the status' column where not all completed."""
+    return ["status"] if rows["status"].ne("completed").any() else []
 
 
 def _with_spread(*columns: str) -> list[str]:
