@@ -136,7 +136,7 @@ def accuracy_across_devices(trials: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _range(values: pd.Series[float]) -> str:
-    low, high = f"{values.min():.0f}", f"{values.max():.0f}"
+    low, high = f"{values.min():.1f}", f"{values.max():.1f}"
     return low if low == high else f"{low}-{high}"
 
 
