@@ -1,0 +1,5 @@
+"""`python -m tuning`."""
+
+from tuning.cli import main
+
+main()

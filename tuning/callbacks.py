@@ -1,0 +1,284 @@
+"""Callbacks of a running study: the record, the trial folders, TensorBoard, and the progress."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+from tuning import checkpoint
+from tuning.record import Record, TrialRecord, apply, write_table
+from tuning.study import Study
+
+#: Seconds between two writes of `trials.csv`; the record itself is written at once.
+TABLE_EVERY = 2.0
+#: Metrics of a report that TensorBoard shows over epochs, by group.
+SCALARS = {
+    "accuracy/validation (percent)": "val_accuracy",
+    "accuracy/test (percent)": "test_accuracy",
+    "loss/training": "train_loss",
+    "loss/validation": "val_loss",
+    "time/training (seconds)": "train_seconds",
+    "time/total (seconds)": "total_seconds",
+    "time/prediction of the test split (seconds)": "predict_seconds",
+    "throughput/images per second": "images_per_second",
+    "memory/bytes": "memory_bytes",
+}
+#: Metrics of a row that the HParams dashboard shows.
+HPARAM_METRICS = (
+    "val_accuracy", "test_accuracy", "train_seconds", "predict_seconds", "total_seconds",
+    "images_per_second", "gflops",
+)  # fmt: skip
+
+
+class Recorder(Callback):
+    """Writes what trials do: first into the record, then into their folders and `trials.csv`."""
+
+    def __init__(
+        self, study: Study, folder: Path, record: Record, trials: dict[str, TrialRecord]
+    ) -> None:
+        self.folder = folder
+        self.record = record
+        self.trials = trials
+        self.metric = study.search.metric
+        self._writers: dict[str, SummaryWriter] = {}
+        self._table_written = 0.0
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        self._event("start", trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        known = self.trials[_name(trial)]
+        if "facts" in result:
+            self._event("facts", trial, facts=result["facts"])
+        if "report" in result:
+            before = len(known.reports)
+            self._event("report", trial, metrics=_finite(result["report"]))
+            if len(known.reports) > before:
+                self._write_report(known)
+        self.write_table_if_due()
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+    ) -> None:
+        result = trial.last_result
+        failure = result.get("failure", "")
+        status = "failed" if failure else "completed" if result.get("final") else "stopped"
+        self._end(trial, status, failure)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        text = str(trial.get_error() or "its process was lost")
+        path = self.folder / "trials" / _name(trial) / "error.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+        self._end(trial, "failed", text.strip().splitlines()[-1])
+
+    def write_table_if_due(self) -> None:
+        """Write `trials.csv` if the last time is some seconds ago."""
+        if time.monotonic() - self._table_written > TABLE_EVERY:
+            self.write_table()
+
+    def write_table(self) -> None:
+        """Write `trials.csv` from the record."""
+        write_table(self.folder, self.trials.values())
+        self._table_written = time.monotonic()
+
+    def _end(self, trial: Trial, status: str, error: str) -> None:
+        known = self.trials[_name(trial)]
+        self._event("end", trial, status=status, error=error)
+        writer = self._writers.pop(known.trial, None) or self._writer(known)
+        _write_hparams(writer, known)
+        writer.close()
+        # A finished trial is never resumed; its weights would only fill the disk.
+        checkpoint.remove_all(self.folder / "trials" / known.trial)
+        self.write_table_if_due()
+
+    def _event(self, event: str, trial: Trial, **values: Any) -> None:
+        values = {"time": time.time(), "trial": _name(trial)} | values
+        self.record.append(event, **values)
+        apply(self.trials[_name(trial)], {"event": event} | values)
+
+    def _write_report(self, trial: TrialRecord) -> None:
+        report = trial.reports[-1]
+        folder = self.folder / "trials" / trial.trial
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "result.json").open("a") as file:
+            file.write(json.dumps(report) + "\n")
+        writer = self._writers.get(trial.trial) or self._writer(trial)
+        self._writers[trial.trial] = writer
+        for tag, key in SCALARS.items():
+            if key in report:
+                writer.add_scalar(tag, report[key], report.get("epoch", 1))
+        writer.flush()
+
+    def _writer(self, trial: TrialRecord) -> SummaryWriter:
+        return SummaryWriter(str(self.folder / "trials" / trial.trial))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles callbacks into its own state; the record makes that needless.
+        return {}
+
+
+def _name(trial: Trial) -> str:
+    return str(trial.config["trial"])
+
+
+def _finite(report: dict[str, Any]) -> dict[str, Any]:
+    """Leave out metrics that are no finite numbers: JSON has none, and no table wants them."""
+    return {
+        k: v for k, v in report.items() if not isinstance(v, float) or math.isfinite(v)
+    }
+
+
+def _write_hparams(writer: SummaryWriter, trial: TrialRecord) -> None:
+    from tensorboardX.summary import hparams
+
+    row = trial.row()
+    parameters = {
+        k: v if isinstance(v, bool | int | float | str) else str(v)
+        for k, v in (trial.config | {"status": trial.status}).items()
+        if v is not None
+    }
+    metrics = {f"hparam/{k}": row[k] for k in HPARAM_METRICS if row.get(k) is not None}
+    for summary in hparams(parameters, metrics):
+        writer.file_writer.add_summary(summary)
+    for tag, value in metrics.items():
+        writer.add_scalar(tag, value, 1)
+
+
+class Progress(Callback):
+    """A live table of the study on a terminal, or a line per finished trial elsewhere."""
+
+    def __init__(
+        self,
+        study: Study,
+        console: Console,
+        trials: dict[str, TrialRecord],
+        total: int,
+        slots: int,
+    ) -> None:
+        self.study = study
+        self.console = console
+        self.trials = trials
+        self.total = total
+        self.slots = slots
+        self.started = time.time()
+        self.finished_before = sum(t.finished for t in trials.values())
+        self._live: Live | None = None
+        self._refreshed = 0.0
+
+    def setup(self, **_: Any) -> None:
+        if self.console.is_terminal:
+            self._live = Live(self.table(), console=self.console, auto_refresh=False)
+            self._live.start()
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
+        if self._live and time.monotonic() - self._refreshed > 0.5:
+            self._live.update(self.table(), refresh=True)
+            self._refreshed = time.monotonic()
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+    ) -> None:
+        self._line(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        self._line(trial)
+
+    def close(self) -> None:
+        """Draw the last state and give the terminal back."""
+        if self._live:
+            self._live.update(self.table(), refresh=True)
+            self._live.stop()
+            self._live = None
+
+    def table(self) -> Table:
+        """Return the state of the study: counts, best so far, and the running trials."""
+        counts = {s: 0 for s in ("running", "completed", "stopped", "failed")}
+        for trial in list(self.trials.values()):
+            counts[trial.status] = counts.get(trial.status, 0) + 1
+        summary = "  ".join(f"{n} {s}" for s, n in counts.items() if n)
+        title = f"{self.study.name}: {summary or 'starting'} of {self.total}  {self._time_left()}"
+        table = Table(title=title, caption=self._best_line(), title_justify="left")
+        for column in ("trial", "configuration", "epoch", "validation", "seconds"):
+            table.add_column(column, justify="left" if column == "configuration" else "right")
+        for trial in list(self.trials.values()):
+            if trial.status == "running":
+                last = trial.reports[-1] if trial.reports else {}
+                table.add_row(
+                    trial.trial,
+                    short(trial.config),
+                    f"{last.get('epoch', '-')}",
+                    _number(last.get(self.study.search.metric)),
+                    f"{time.time() - (trial.started or time.time()):.0f}",
+                )
+        return table
+
+    def _line(self, trial: Trial) -> None:
+        known = self.trials[_name(trial)]
+        row = known.row()
+        done = sum(t.finished for t in self.trials.values())
+        text = (
+            f"[{done}/{self.total}] trial {known.trial} {known.status}: {short(known.config)}; "
+            f"{self.study.search.metric} {_number(known.best_report().get(self.study.search.metric))}"
+            f", {_number(row['total_seconds'])} s"
+        )
+        text += f"; {known.error}" if known.error else ""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _best_line(self) -> str:
+        metric, mode = self.study.search.metric, self.study.search.mode
+        found = [
+            (report[metric], trial)
+            for trial in list(self.trials.values())
+            for report in trial.reports
+            if metric in report and trial.status != "failed"
+        ]
+        if not found:
+            return "no result yet"
+        choose = max if mode == "max" else min
+        value, trial = choose(found, key=lambda pair: pair[0])
+        return f"best so far: {metric} {_number(value)} in trial {trial.trial}: {short(trial.config)}"
+
+    def _time_left(self) -> str:
+        done = sum(t.finished for t in self.trials.values()) - self.finished_before
+        elapsed = time.time() - self.started
+        if done < 1:
+            return f"{_duration(elapsed)} gone"
+        left = elapsed / done * (self.total - self.finished_before - done)
+        return f"{_duration(elapsed)} gone, about {_duration(left)} left"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def short(config: dict[str, Any]) -> str:
+    """Return the parameters that tell most of a configuration, in one line."""
+    keys = ("dataset", "model", "kernel", "C", "gamma", "batch_size", "optimizer", "lr", "seed")
+    values = {"model": config["trainable"]} | config
+    parts = [str(values[k]) if k in ("dataset", "model", "kernel", "optimizer") else
+             f"{k}={_number(values[k])}" for k in keys if k in values]  # fmt: skip
+    return " ".join(parts)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,65 @@
+"""Checkpoints of one trial: written atomically, verified before use, the last two kept.
+
+A checkpoint is one file of `torch.save`, a zip archive in which torch stores the CRC-32 of every
+member; that is what tells a damaged one. It is read with `weights_only=True`, so that a file from
+outside can hold tensors and plain values but cannot run code.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEEP = 2
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write a checkpoint, flush it to the disk, and only then remove older ones.
+
+    Args:
+        folder: of the trial.
+        step: number of reports so far; orders the checkpoints.
+        state: tensors and plain values.
+    """
+    path = folder / f"checkpoint-{step:05d}.pt"
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    for old in _newest_first(folder)[KEEP:]:
+        old.unlink()
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Return the newest intact checkpoint of a trial, or None.
+
+    Damaged ones are renamed to `.damaged`, so that they are seen and not tried again.
+    """
+    for path in _newest_first(folder):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                intact = archive.testzip() is None
+            if intact:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return state
+        except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError):
+            pass
+        path.rename(path.with_suffix(".damaged"))
+    return None
+
+
+def remove_all(folder: Path) -> None:
+    """Remove the checkpoints of a trial that needs none any more."""
+    for path in _newest_first(folder):
+        path.unlink()
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*.pt"), reverse=True)

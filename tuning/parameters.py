@@ -1,0 +1,98 @@
+"""The parameters of a trial: what a study may search over or fix, typed and bounded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter
+
+TrainableName = Literal["resnet", "svm"]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Parameters(BaseModel):
+    """Base of all parameter sets: unknown keys and silently converted types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ResNetParameters(Parameters):
+    """Parameters of a ResNet trial."""
+
+    model: Literal["resnet18", "resnet34", "resnet50"] = Field(
+        "resnet18", description="torchvision's network, without pre-trained weights"
+    )
+    stem: Literal["standard", "small"] = Field(
+        "standard",
+        description="first convolution: torchvision's 7x7 stride 2, or 3x3 stride 1 (small images)",
+    )
+    image_size: Annotated[int, Field(ge=8, le=224)] = Field(
+        28, description="pixels per side at which images enter the network (28 to 224 as a rule)"
+    )
+    batch_size: PositiveInt = Field(128, description="images per optimizer step")
+    epochs: PositiveInt = Field(4, description="passes over the training split")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer")
+    lr: PositiveFloat = Field(0.05, description="learning rate (the peak under one-cycle)")
+    momentum: Fraction = Field(0.9, description="momentum of SGD")
+    nesterov: bool = Field(False, description="Nesterov momentum of SGD")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay")
+    label_smoothing: Fraction = Field(0.0, description="label smoothing of the training loss")
+    schedule: Literal["constant", "onecycle"] = Field(
+        "constant", description="learning-rate schedule over all steps of the trial"
+    )
+    augmentation: Literal["none", "flip"] = Field(
+        "none", description="random horizontal flips of training images (never for digits)"
+    )
+    precision: Literal["fp32", "amp", "bf16"] = Field(
+        "amp",
+        description="amp: fp16 with gradient scaling on CUDA, bf16 on a CPU that has it in "
+        "hardware, otherwise fp32 with the reason recorded",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: the GPU that the trial was given, otherwise the CPU"
+    )
+    loader: Literal["resident", "dataloader"] = Field(
+        "resident",
+        description="resident: slice uint8 tensors held on the device; dataloader: torch's "
+        "DataLoader with worker processes",
+    )
+    num_workers: Annotated[int, Field(ge=0)] = Field(
+        0, description="worker processes of the DataLoader"
+    )
+    pin_memory: bool = Field(
+        False, description="page-locked host memory for copies to the GPU, on either loader"
+    )
+    train_size: PositiveInt | None = Field(
+        None, description="train on a stratified subset of this many images (default: all)"
+    )
+
+
+class SVMParameters(Parameters):
+    """Parameters of a support vector machine trial."""
+
+    kernel: Literal["rbf", "poly", "linear"] = Field("rbf", description="kernel of the SVC")
+    C: PositiveFloat = Field(1.0, description="inverse strength of the regularisation")
+    gamma: PositiveFloat | Literal["scale", "auto"] = Field(
+        "scale", description="kernel coefficient of rbf and poly; scale is 1 / (features x variance)"
+    )
+    degree: PositiveInt = Field(3, description="degree of the poly kernel")
+    coef0: float = Field(0.0, description="independent term of the poly kernel")
+    implementation: Literal["auto", "sklearn", "intelex"] = Field(
+        "auto", description="auto: scikit-learn-intelex where it is installed, else scikit-learn"
+    )
+    train_size: PositiveInt | None = Field(
+        None, description="train on a stratified subset of this many images (default: all)"
+    )
+
+
+PARAMETERS: dict[str, type[Parameters]] = {"resnet": ResNetParameters, "svm": SVMParameters}
+
+
+def value_adapter(trainable: str, key: str) -> TypeAdapter[Any]:
+    """Return the validator of one parameter's value."""
+    field = PARAMETERS[trainable].model_fields[key]
+    annotation: Any = field.annotation
+    for constraint in field.metadata:
+        annotation = Annotated[annotation, constraint]
+    return TypeAdapter(annotation, config=ConfigDict(strict=True))

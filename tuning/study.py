@@ -1,0 +1,392 @@
+"""The study: one validated description of what is searched, how, and with which resources."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from tuning.parameters import PARAMETERS, TrainableName, value_adapter
+from tuning.space import Branch, Config, Domain, Grid, Space, expand, ways
+
+#: Data sets of hand-written digits: a mirrored digit is no digit, so they are never flipped.
+DIGITS = ("mnist", "digits")
+DATASETS = ("fashion_mnist", "mnist", "digits")
+#: Keys of a configuration that belong to the trial rather than to its trainable.
+TRIAL_KEYS = ("trainable", "dataset")
+
+
+Split = Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=3, max_length=3)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a study: the dotted key, and what came and is allowed."""
+
+    key: str
+    message: str
+
+
+class Section(BaseModel):
+    """Base of the study's sections: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Dataset(Section):
+    """The images that all trials of the study learn from."""
+
+    name: Name = Field(
+        "fashion_mnist",
+        description="fashion_mnist, mnist, digits, or a name of your own together with `path`",
+    )
+    path: str | None = Field(
+        None, description="your own data: a folder of IDX files, or one .npz of images and labels"
+    )
+    folder: str = Field(
+        "data", description="folder in which data sets are looked for first and kept"
+    )
+    split: Split = Field(
+        default=[0.7, 0.1, 0.2], description="shares of training, validation and test images"
+    )
+    seed: Seed = Field(0, description="seed of the split")
+    image_size: Annotated[int, Field(ge=8, le=224)] = Field(
+        28, description="pixels per side at which images enter a ResNet; `space` may override it"
+    )
+
+
+class Search(Section):
+    """How configurations are chosen."""
+
+    algorithm: Literal["grid", "random", "optuna"] = Field(
+        "grid", description="grid: all combinations; random: independent draws; optuna: a sampler"
+    )
+    sampler: Literal["tpe"] = Field("tpe", description="Optuna's sampler")
+    trials: PositiveInt | None = Field(
+        None, description="number of configurations to try (random and optuna; grid tries all)"
+    )
+    metric: Literal["val_accuracy", "val_loss"] = Field(
+        "val_accuracy", description="what is optimised, on the validation split, at its best epoch"
+    )
+    mode: Literal["max", "min"] = Field("max", description="direction of the metric")
+    seed: Seed = Field(
+        0, description="seed of the searcher, and of the trials' own randomness"
+    )
+    max_concurrent: PositiveInt | None = Field(
+        None, description="most trials at once (default: as many as there are slots)"
+    )
+
+
+class Scheduler(Section):
+    """Which trials are stopped early."""
+
+    type: Literal["fifo", "asha"] = Field(
+        "fifo", description="fifo: none; asha: the worst at each rung of epochs"
+    )
+    grace_epochs: PositiveInt = Field(1, description="ASHA: epochs before a trial may be stopped")
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(
+        3, description="ASHA: one trial in this many goes on past a rung"
+    )
+
+
+class Resources(Section):
+    """What one trial asks of the cluster."""
+
+    cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1, description="CPUs of a trial; its threads are this number, rounded down, at least 1"
+    )
+    gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0,
+        description="GPUs of a trial: a fraction up to 1, or a whole number. Trials that cannot "
+        "use a GPU (SVM, device: cpu) ask for none",
+    )
+    cpu_without_gpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="CPUs of a trial that uses no GPU (default: cpu)"
+    )
+
+
+class Study(Section):
+    """One study: a search over one space, on one or more data sets."""
+
+    name: Name = Field(
+        description="letters, digits, `_`, `.` and `-`; study folders begin with it"
+    )
+    dataset: Dataset = Field(default_factory=lambda: Dataset(), description="the images")
+    trainable: TrainableName | None = Field(
+        None, description="what a trial trains: resnet or svm; or put it in `space` as a branch"
+    )
+    space: Space = Field(default_factory=dict, description="the search space")
+    fixed: Space = Field(
+        default_factory=dict, description="parameters with one value in all trials that have them"
+    )
+    search: Search = Field(default_factory=lambda: Search(), description="the search")
+    scheduler: Scheduler = Field(default_factory=lambda: Scheduler(), description="early stopping")
+    resources: Resources = Field(default_factory=lambda: Resources(), description="per trial")
+    repeats: PositiveInt = Field(
+        1, description="run each configuration this often, each time with the next seed"
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        2,
+        description="how often a trial that lost its process or raised an error goes on from its "
+        "last checkpoint (a non-finite loss is not retried)",
+    )
+    reuse_actors: bool = Field(
+        True, description="run one trial after another in the same process, which starts faster"
+    )
+
+    def full_space(self) -> Space:
+        """Return the space with the study's fixed parameters and trainable in it.
+
+        A fixed parameter goes to every trainable that knows it, so that `epochs` can be fixed
+        for the ResNets of a study that has SVMs beside them.
+        """
+        trainable = self.space.get("trainable", self.trainable)
+        if not isinstance(trainable, Branch):
+            return {"trainable": trainable} | self.space | self._fixed_for(str(trainable))
+        branches = {
+            value: inner | {k: v for k, v in self._fixed_for(value).items() if k not in inner}
+            for value, inner in trainable.branch.items()
+        }
+        return self.space | {"trainable": Branch(branch=branches)}
+
+    def _fixed_for(self, trainable: str) -> Space:
+        known = set(PARAMETERS[trainable].model_fields) | {"dataset"}
+        return {key: value for key, value in self.fixed.items() if key in known}
+
+    def trainables(self) -> set[str]:
+        """Return the trainables that trials of this study use."""
+        return {str(way["trainable"]) for way in ways(self.full_space())}
+
+    def datasets(self) -> list[str]:
+        """Return the names of the data sets that trials of this study use."""
+        names: dict[str, None] = {}
+        for way in ways(self.full_space()):
+            entry = way.get("dataset", self.dataset.name)
+            found = entry.corners() if isinstance(entry, Domain) else [entry]
+            names |= dict.fromkeys(str(name) for name in found)
+        return list(names)
+
+    def max_epochs(self) -> int:
+        """Return the most epochs that any trial can run."""
+        return max((config_epochs(way) for way in ways(self.full_space())), default=1)
+
+    def complete(self, config: Config) -> Config:
+        """Return a drawn configuration with the defaults of all parameters that it leaves open."""
+        trainable = config["trainable"]
+        values = {k: v for k, v in config.items() if k not in TRIAL_KEYS}
+        if trainable == "resnet":
+            values = {"image_size": self.dataset.image_size} | values
+        parameters = PARAMETERS[trainable].model_validate(values)
+        dataset = config.get("dataset", self.dataset.name)
+        return {"trainable": trainable, "dataset": dataset} | parameters.model_dump()
+
+
+def config_epochs(way: Space) -> int:
+    """Return the most epochs of one way through the space (1 for a trainable without epochs)."""
+    field = PARAMETERS[str(way["trainable"])].model_fields.get("epochs")
+    if field is None:
+        return 1
+    entry = way.get("epochs", field.default)
+    return int(max(entry.corners()) if isinstance(entry, Domain) else entry)
+
+
+def problems(study: Study) -> list[Problem]:
+    """Return all that is wrong with a study whose sections are each well formed."""
+    found = [*_section_problems(study), *_space_problems(study)]
+    return list(dict.fromkeys(found or _whole_problems(study)))
+
+
+def _section_problems(study: Study) -> Iterator[Problem]:
+    search, resources = study.search, study.resources
+    if abs(sum(study.dataset.split) - 1) > 1e-6:
+        total = round(sum(study.dataset.split), 6)
+        yield Problem("dataset.split", f"must sum to 1, but {study.dataset.split} sums to {total}")
+    if study.dataset.path is None and study.dataset.name not in DATASETS:
+        yield Problem(
+            "dataset.name",
+            f"got {study.dataset.name!r}; allowed: {', '.join(DATASETS)}, or any name together "
+            f"with `path`{did_you_mean(study.dataset.name, DATASETS)}",
+        )
+    if resources.gpu > 1 and resources.gpu != int(resources.gpu):
+        low, high = int(resources.gpu), int(resources.gpu) + 1
+        yield Problem(
+            "resources.gpu",
+            f"must be a fraction up to 1 or a whole number, but got {resources.gpu}; "
+            f"write {low} or {high}",
+        )
+    if search.algorithm == "grid" and search.trials is not None:
+        yield Problem("search.trials", "grid tries every combination; leave `trials` out")
+    if search.algorithm != "grid" and search.trials is None:
+        yield Problem("search.trials", f"is needed by `algorithm: {search.algorithm}`")
+    if search.algorithm == "optuna" and study.repeats > 1:
+        yield Problem("repeats", "is for grid and random searches; optuna runs each once")
+    if (search.metric == "val_accuracy") != (search.mode == "max"):
+        right = "max" if search.metric == "val_accuracy" else "min"
+        yield Problem("search.mode", f"got {search.mode}; {search.metric} is searched by {right}")
+
+
+def _space_problems(study: Study) -> Iterator[Problem]:
+    """Check every key and every corner value of every way through the space."""
+    for key in sorted(set(study.space) & set(study.fixed)):
+        yield Problem(f"fixed.{key}", "is in `space` too; keep one of them")
+    if "trainable" in study.fixed:
+        yield Problem("fixed.trainable", "belongs at the top of the file: `trainable: resnet`")
+    for key, entry in study.fixed.items():
+        if isinstance(entry, Domain):
+            yield Problem(f"fixed.{key}", "must be a plain value; domains belong in `space`")
+    if study.trainable is not None and "trainable" in study.space:
+        yield Problem("trainable", "is in `space` too; keep one of them")
+    for way in ways(dict(study.space)):
+        yield from _way_problems(study, way)
+    known = {key for name in _trainables(study) for key in PARAMETERS[name].model_fields}
+    for key, entry in study.fixed.items():
+        if key not in known | {"dataset"}:
+            yield Problem(f"fixed.{key}", _unknown(key, _trainables(study)))
+        elif not isinstance(entry, Domain):
+            for name in _trainables(study):
+                if key in PARAMETERS[name].model_fields:
+                    yield from _value_problems(f"fixed.{key}", name, key, [entry])
+
+
+def _trainables(study: Study) -> list[str]:
+    """Return the known trainables that the study names, without assuming that it is right."""
+    named = [study.trainable, *(way.get("trainable") for way in ways(dict(study.space)))]
+    return sorted({name for name in named if isinstance(name, str) and name in PARAMETERS})
+
+
+def _way_problems(study: Study, way: Space) -> Iterator[Problem]:
+    trainable = way.get("trainable", study.trainable)
+    if not isinstance(trainable, str) or trainable not in PARAMETERS:
+        allowed = ", ".join(PARAMETERS)
+        if trainable is None:
+            text = f"is missing; write one of {allowed}, or make it a branch of `space`"
+        elif isinstance(trainable, Domain):
+            text = "must be a branch, since each trainable has parameters of its own"
+        else:
+            text = f"got {trainable!r}; allowed: {allowed}"
+            text += did_you_mean(str(trainable), PARAMETERS)
+        yield Problem("trainable", text)
+        return
+    for key, entry in way.items():
+        if key == "trainable":
+            continue
+        values = entry.corners() if isinstance(entry, Domain) else [entry]
+        if key == "dataset":
+            yield from _dataset_problems(study, values)
+        elif key not in PARAMETERS[trainable].model_fields:
+            yield Problem(f"space.{key}", _unknown(key, [trainable]))
+        else:
+            yield from _value_problems(f"space.{key}", trainable, key, values)
+        yield from _algorithm_problems(study, key, entry)
+
+
+def _unknown(key: str, trainables: list[str]) -> str:
+    known = dict.fromkeys(k for name in trainables for k in PARAMETERS[name].model_fields)
+    whose = " and ".join(trainables) or "trainable"
+    hint = did_you_mean(key, known)
+    return f"is no parameter of {whose}{hint or '; allowed: ' + ', '.join(known)}"
+
+
+def _value_problems(
+    label: str, trainable: str, key: str, values: list[Any]
+) -> Iterator[Problem]:
+    adapter = value_adapter(trainable, key)
+    for value in values:
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:
+            yield Problem(label, describe(error, value))
+
+
+def describe(error: ValidationError, value: Any) -> str:
+    """Say in one line what came and what is allowed instead."""
+    allowed: list[str] = []
+    hint = ""
+    for item in error.errors():
+        context = item.get("ctx", {})
+        if item["type"] == "literal_error":
+            allowed.append(str(context["expected"]).replace("'", ""))
+            hint = did_you_mean(str(value), allowed[-1].replace(" or ", ", ").split(", "))
+        else:
+            allowed.append(item["msg"].removeprefix("Input should be "))
+    return f"got {value!r}; allowed: {' or '.join(dict.fromkeys(allowed))}{hint}"
+
+
+def _dataset_problems(study: Study, values: list[Any]) -> Iterator[Problem]:
+    allowed = [*DATASETS, *([study.dataset.name] if study.dataset.path else [])]
+    for value in values:
+        if value not in allowed:
+            hint = did_you_mean(str(value), allowed)
+            yield Problem("space.dataset", f"got {value!r}; allowed: {', '.join(allowed)}{hint}")
+
+
+def _algorithm_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]:
+    algorithm = study.search.algorithm
+    if algorithm == "grid" and isinstance(entry, Domain) and not isinstance(entry, Grid):
+        yield Problem(
+            f"space.{key}",
+            "a grid search takes only `grid`, `branch` and plain values; "
+            "write {grid: [...]}, or choose `search.algorithm: optuna` or `random`",
+        )
+    if algorithm != "grid" and isinstance(entry, Grid):
+        yield Problem(
+            f"space.{key}",
+            f"`grid` has no meaning under `search.algorithm: {algorithm}`; "
+            "write {choice: [...]}, or choose `search.algorithm: grid`",
+        )
+
+
+def _whole_problems(study: Study) -> Iterator[Problem]:
+    """Check what only holds between parts that are each right."""
+    if study.search.metric == "val_loss" and "svm" in study.trainables():
+        yield Problem("search.metric", "an SVM has no val_loss; write val_accuracy")
+    if study.scheduler.type == "asha" and study.trainables() == {"svm"}:
+        yield Problem("scheduler.type", "an SVM reports once, so nothing can stop early; use fifo")
+    if study.scheduler.type == "asha" and study.scheduler.grace_epochs > study.max_epochs():
+        yield Problem(
+            "scheduler.grace_epochs",
+            f"got {study.scheduler.grace_epochs}, above the {study.max_epochs()} epochs of a trial",
+        )
+    for config in sample_configs(study):
+        yield from _config_problems(study, config)
+
+
+def sample_configs(study: Study) -> Iterator[Config]:
+    """Yield configurations that stand for all: the whole grid, or the corners of each way."""
+    space = study.full_space()
+    if study.search.algorithm == "grid":
+        yield from expand(space)
+        return
+    for way in ways(space):
+        corners = {
+            key: Grid(grid=list(dict.fromkeys(entry.corners())))
+            for key, entry in way.items()
+            if isinstance(entry, Domain) and key in ("dataset", "augmentation", "device")
+        }
+        rest = {
+            key: entry.corners()[0] if isinstance(entry, Domain) else entry
+            for key, entry in way.items()
+            if key not in corners
+        }
+        yield from expand(rest | corners)
+
+
+def _config_problems(study: Study, config: Config) -> Iterator[Problem]:
+    full = study.complete(config)
+    if full.get("augmentation") == "flip" and full["dataset"] in DIGITS:
+        yield Problem(
+            "space.augmentation", f"flip mirrors images, and {full['dataset']} are digits; use none"
+        )
+    if full.get("device") == "cuda" and study.resources.gpu == 0:
+        yield Problem("resources.gpu", "is 0, but trials have `device: cuda`; write e.g. gpu: 0.25")
+    if full.get("num_workers") and full["loader"] == "resident":
+        yield Problem("space.num_workers", "is for `loader: dataloader`; resident data needs none")
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """Return `; did you mean X?` for the nearest known word, or nothing."""
+    close = difflib.get_close_matches(word, [str(k) for k in known], n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,242 @@
+"""Study files: reading, validating and describing them.
+
+Every error of a file is reported at once, one line each, with the file, the key, what came and
+what is allowed. Nothing here imports Ray or torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from tuning.study import Problem, Study, did_you_mean, problems
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 24
+#: Tags that pydantic puts into the location of an error inside a union; no keys of the user's.
+_NOT_KEYS = {"value", "str", "int", "float", "bool", "int_"}
+
+
+class StudyError(ValueError):
+    """A study file is wrong; `lines` says in one line each what and where."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = list(lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without aliases, repeated keys and deep nesting; `1e-3` is a number."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            text = f"more than {MAX_DEPTH} levels are not allowed"
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be a word", problem_mark=key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1, which PyYAML reads, takes 1e-3 for text; YAML 1.2 and every user take it for a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read and validate a study file.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=c` settings that replace or add keys; `c` is read as YAML.
+
+    Raises:
+        StudyError: with all that is wrong.
+    """
+    raw = _read(path)
+    for override in overrides:
+        _override(raw, override)
+    return validate(raw, str(path))
+
+
+def validate(raw: Mapping[str, Any], source: str) -> Study:
+    """Return the study that a mapping describes.
+
+    Args:
+        raw: the mapping.
+        source: the name of the file, for the errors.
+
+    Raises:
+        StudyError: with all that is wrong.
+    """
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        found = list(_explain(error))
+    else:
+        found = problems(study)
+        if not found:
+            return study
+    raise StudyError([f"{source}: {p.key}: {p.message}" for p in dict.fromkeys(found)])
+
+
+def dump(study: Study) -> str:
+    """Return a study as YAML that `load` reads back equal, with all defaults filled in."""
+    return yaml.safe_dump(
+        study.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise StudyError([f"{path}: there is no such file"]) from None
+    except IsADirectoryError:
+        raise StudyError([f"{path}: is a folder; name a study file (.yaml)"]) from None
+    except OSError as error:
+        raise StudyError([f"{path}: cannot be read ({error.strerror})"]) from None
+    if len(data) > MAX_BYTES:
+        raise StudyError([f"{path}: has {len(data)} bytes; at most {MAX_BYTES} are allowed"])
+    raw = _parse(data, str(path))
+    if raw is None:
+        raise StudyError([f"{path}: is empty; it needs at least `name`, `trainable` and `space`"])
+    if not isinstance(raw, dict):
+        raise StudyError([f"{path}: must hold `key: value` lines, but holds {_kind(raw)}"])
+    return raw
+
+
+def _parse(data: bytes | str, source: str) -> Any:
+    try:
+        return yaml.load(data, Loader=_Loader)  # noqa: S506 (a subclass of the safe loader)
+    except yaml.constructor.ConstructorError as error:
+        text = str(error.problem)
+        if text.startswith("could not determine a constructor"):
+            tag = text.rpartition(" ")[2].strip("'").replace("tag:yaml.org,2002:", "!!")
+            text = f"the tag {tag} is not allowed; write plain values"
+        raise StudyError([f"{source}: {_where(error)}{text}"]) from None
+    except yaml.MarkedYAMLError as error:
+        raise StudyError([f"{source}: {_where(error)}is not YAML: {error.problem}"]) from None
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
+        # PyYAML's own constructors stumble over malformed values of explicit tags.
+        reason = str(error).splitlines()[0]
+        raise StudyError([f"{source}: is not YAML: {reason}"]) from None
+
+
+def _where(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+
+
+def _override(raw: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise StudyError([f"--set {setting}: write KEY=VALUE, for example search.trials=8"])
+    value = _parse(text, f"--set {setting}")
+    target = raw
+    for part in parts[:-1]:
+        if not isinstance(target.setdefault(part, {}), dict):
+            raise StudyError([f"--set {setting}: {part} is not a section"])
+        target = target[part]
+    target[parts[-1]] = value
+
+
+def _kind(value: Any) -> str:
+    kinds = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+    kinds |= {list: "a list", dict: "a mapping", type(None): "nothing"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _explain(error: ValidationError) -> Iterable[Problem]:
+    """Turn pydantic's errors into lines about the user's keys."""
+    for item in error.errors():
+        location = [str(part) for part in item["loc"]]
+        key = ".".join(_user_keys(item["loc"]))
+        value = item["input"]
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            hint = did_you_mean(location[-1], known)
+            allowed = f"; allowed: {', '.join(known)}" if not hint else hint
+            yield Problem(key, f"is no known key{allowed}")
+        elif item["type"] == "missing":
+            yield Problem(key, "is missing")
+        elif item["type"] == "domain":
+            yield Problem(key, item["msg"])
+        elif item["type"] == "string_pattern_mismatch":
+            yield Problem(
+                key,
+                f"got {_shown(value)}; allowed: up to 64 letters, digits, `_`, `.` and `-`, "
+                "beginning with a letter or digit",
+            )
+        elif item["type"] == "literal_error":
+            expected = str(item["ctx"]["expected"]).replace("'", "")
+            words = expected.replace(" or ", ", ").split(", ")
+            hint = did_you_mean(str(value), words)
+            yield Problem(key, f"got {_shown(value)}; allowed: {expected}{hint}")
+        else:
+            rule = item["msg"].removeprefix("Input should be ").replace("dictionary", "mapping")
+            rule = rule.partition(" or instance of ")[0]
+            yield Problem(key, f"got {_shown(value)} ({_kind(value)}); allowed: {rule}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _user_keys(location: Sequence[str | int]) -> Iterable[str]:
+    """Drop pydantic's union tags and field aliases from a location."""
+    previous: str | int | None = None
+    for part in location:
+        tag = isinstance(part, str) and (part in _NOT_KEYS and previous is not None)
+        if not tag and part != previous:
+            yield str(part)
+        previous = part
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    """Return the keys that the section at a location has."""
+    model: type[BaseModel] = Study
+    for part in location:
+        field = model.model_fields.get(part)
+        inner = _section(field) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -1,0 +1,219 @@
+"""The trial: the bridge between Ray Tune's class API and a trainable.
+
+A trial finds its own way back: whenever one begins, in a fresh process or a reused one, after a
+lost host or a resumed study, it looks for the newest intact checkpoint in its folder and goes on
+from there. Tune's own checkpoints are used only to move a running trial.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import platform
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from ray import tune
+
+from tuning import checkpoint
+from tuning.data import DataError, ImageData
+from tuning.parameters import PARAMETERS
+from tuning.record import write_atomically
+from tuning.resources import Allotment, ResourceError
+from tuning.training import NonFiniteLoss
+
+#: Keys of a trial's configuration that are not parameters of its trainable.
+NOT_PARAMETERS = ("trial", "seed", "trainable", "dataset")
+#: Errors that the same configuration meets again: the trial fails at once, without a retry.
+PERMANENT = (NonFiniteLoss, DataError, ResourceError, ModuleNotFoundError)
+
+
+class Training(Protocol):
+    """What a trainable gives the trial; see `tuning.resnet.ResNetTraining`."""
+
+    facts: dict[str, Any]
+    test_predictions: npt.NDArray[np.uint8] | None
+
+    def step(self) -> dict[str, Any]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class StudyTrial(tune.Trainable):
+    """One trial of a study, for `tune.Tuner`.
+
+    A result holds the metrics that schedulers and searchers need, and beside them `report` (all
+    metrics, once per epoch), `facts` (with the first result) and `failure` (why a trial ended
+    without a result).
+    """
+
+    def setup(self, config: dict[str, Any], folder: str, data: dict[str, ImageData]) -> None:
+        """Begin the first trial of this process.
+
+        Args:
+            config: the configuration, with `trial`, `seed`, `trainable` and `dataset`.
+            folder: the study folder.
+            data: the data sets by name, from the object store.
+        """
+        self.study_folder = Path(folder)
+        self.data = data
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process."""
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Return the next result of the trial."""
+        started = time.perf_counter()
+        if self.failure:
+            return {"failure": self.failure, "done": True}
+        if self.saved_report:
+            # The driver may have missed the report that belongs to the checkpoint.
+            report, self.saved_report = self.saved_report, {}
+            return self._result(report)
+        try:
+            report = self.training.step()
+        except PERMANENT as error:
+            return {"failure": f"{type(error).__name__}: {error}", "done": True}
+        self.total_seconds += time.perf_counter() - started
+        report |= {"total_seconds": self.total_seconds, "memory_bytes": _memory_bytes()}
+        self.reports += 1
+        self._write_predictions()
+        checkpoint.save(self.folder, self.reports, self._state(report))
+        return self._result(report)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the trial's state where Tune wants it."""
+        checkpoint.save(Path(checkpoint_dir), self.reports, self._state({}))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Take over a state that Tune moved here."""
+        state = checkpoint.load_newest(Path(checkpoint_dir))
+        if state is not None:
+            self._restore(state)
+
+    def cleanup(self) -> None:
+        """Give back the memory of the trial."""
+        self._free()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        self._free()
+        self.folder = self.study_folder / "trials" / str(config["trial"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.failure = ""
+        self.reports = 0
+        self.total_seconds = 0.0
+        self.facts_sent = False
+        self.saved_report: dict[str, Any] = {}
+        try:
+            self.training, self.facts = self._build(config)
+        except PERMANENT as error:
+            self.failure = f"{type(error).__name__}: {error}"
+            return
+        state = checkpoint.load_newest(self.folder)
+        if state is not None:
+            self._restore(state)
+        self.total_seconds += time.perf_counter() - started
+
+    def _build(self, config: dict[str, Any]) -> tuple[Training, dict[str, Any]]:
+        allotment = self._allotment()
+        allotment.apply()
+        values = {k: v for k, v in config.items() if k not in NOT_PARAMETERS}
+        parameters = PARAMETERS[config["trainable"]].model_validate(values)
+        build = _trainable(config["trainable"])
+        training: Training = build(
+            parameters, self.data[config["dataset"]], config["seed"], allotment
+        )
+        facts = training.facts | {
+            "host": platform.node(),
+            "cpus": allotment.cpus,
+            "gpus": allotment.gpus,
+            "threads": allotment.threads,
+            "device_name": _device_name(training.facts["device"]),
+        }
+        return training, facts
+
+    def _allotment(self) -> Allotment:
+        resources = self.trial_resources.required_resources if self.trial_resources else {}
+        return Allotment(resources.get("CPU", 1), resources.get("GPU", 0))
+
+    def _result(self, report: dict[str, Any]) -> dict[str, Any]:
+        result = {k: v for k, v in report.items() if k != "done"}
+        result |= {"report": dict(result), "done": report["done"], "final": report["done"]}
+        if not self.facts_sent:
+            result["facts"] = self.facts
+            self.facts_sent = True
+        return result
+
+    def _state(self, report: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "training": self.training.state(),
+            "report": report,
+            "reports": self.reports,
+            "total_seconds": self.total_seconds,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.training.restore(state["training"])
+        self.saved_report = state["report"]
+        self.reports = state["reports"]
+        self.total_seconds = state["total_seconds"]
+
+    def _write_predictions(self) -> None:
+        predicted = self.training.test_predictions
+        if predicted is None:
+            return
+        buffer = io.BytesIO()
+        data = self.data[self.config["dataset"]]
+        actual = data.labels[data.test].astype(np.uint8)
+        np.savez_compressed(buffer, predicted=predicted, actual=actual)
+        write_atomically(self.folder / "predictions.npz", buffer.getvalue())
+
+    def _free(self) -> None:
+        """Drop the last trial, so that its memory does not add to the next one's."""
+        if not hasattr(self, "training"):
+            return
+        import torch
+
+        del self.training
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+
+def _trainable(name: str) -> Any:
+    """Return the class that trains; imported here, since an SVM needs no torchvision."""
+    if name == "svm":
+        from tuning.svm import SVMTraining
+
+        return SVMTraining
+    from tuning.resnet import ResNetTraining
+
+    return ResNetTraining
+
+
+def _memory_bytes() -> int:
+    """Return the peak of this trial's GPU memory, or on a CPU the process's resident memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return int(psutil.Process().memory_info().rss)
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    from tuning.environment import cpu_name
+
+    return str(torch.cuda.get_device_name()) if device == "cuda" else cpu_name()
