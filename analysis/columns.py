@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -85,6 +86,12 @@ def write(column: str, value: Any) -> str:
 def empty(value: Any) -> bool:
     """Tell whether a cell holds nothing."""
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def numeric(values: pd.Series[Any]) -> bool:
+    """Tell whether a column holds numbers: truth values are words."""
+    known = [v for v in values.tolist() if not empty(v)]
+    return all(isinstance(v, Real) and not isinstance(v, bool) for v in known)
 
 
 def readable(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

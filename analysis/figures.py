@@ -35,6 +35,7 @@ class Curve(NamedTuple):
     """Validation accuracy [epochs] in percent over the epochs [epochs] of one trial."""
 
     name: str
+    trial: str
     status: str
     epochs: Floats
     accuracy: Floats
@@ -97,10 +98,15 @@ class Confusion(NamedTuple):
     classes: tuple[str, ...]
 
 
+def configuration_name(trial: pd.Series[Any], settings: Sequence[str]) -> str:
+    """Name a configuration by its model and what varied."""
+    parts = [write(s, trial[s]) for s in settings if s != "max_epochs" and not empty(trial[s])]
+    return " · ".join([str(trial["label"]), *parts])
+
+
 def describe(trial: pd.Series[Any], settings: Sequence[str]) -> str:
-    """Name a trial by its model, what varied, and its id."""
-    parts = [write(s, trial[s]) for s in settings if not empty(trial[s])]
-    return f"{' · '.join([str(trial['label']), *parts])} ({trial['trial_id']})"
+    """Name a trial by its configuration and its id."""
+    return f"{configuration_name(trial, settings)} ({trial['trial_id']})"
 
 
 def learning_curves(results: Results, trials: pd.DataFrame) -> list[Curve]:
@@ -123,7 +129,8 @@ def learning_curves(results: Results, trials: pd.DataFrame) -> list[Curve]:
             else np.full(len(reports), np.nan)
         )
         accuracy = reports["val_accuracy"].to_numpy(float)
-        curves.append(Curve(describe(trial, settings), trial["status"], epochs, accuracy))
+        name, status = configuration_name(trial, settings), str(trial["status"])
+        curves.append(Curve(name, str(trial["trial_id"]), status, epochs, accuracy))
     return curves
 
 

@@ -61,10 +61,12 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def svg(draw: Callable[[Axes], None], *, width: float = 5.2, height: float = 3.4) -> str:
-    """Return a picture as inline SVG, its colours as CSS variables and its tips as `<title>`."""
-    # The salt names the clip paths: two pictures on one page must not share them.
-    with rc_context({**_STYLE, "svg.hashsalt": f"{draw!r}"}):
+def svg(key: str, draw: Callable[[Axes], None], *, width: float = 5.2, height: float = 3.4) -> str:
+    """Return a picture as inline SVG, its colours as CSS variables and its tips as `<title>`.
+
+    `key` must be unique on the page: it keeps the names of clip paths apart.
+    """
+    with rc_context({**_STYLE, "svg.hashsalt": key}):
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
         draw(figure.add_subplot())
         buffer = io.StringIO()
@@ -73,18 +75,13 @@ def svg(draw: Callable[[Axes], None], *, width: float = 5.2, height: float = 3.4
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="tip:([^"]*)">', r'<g class="tip"><title>\1</title>', text)
-    text = re.sub(
-        r' id="(?:figure|axes|patch|line2d|text|matplotlib|xtick|ytick|legend)[^"]*"', "", text
-    )
+    # Only clip paths and markers are referred to by name; groups would repeat theirs.
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    # The page sets the width; the view box keeps the shape.
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     for colour, variable in STAND_INS.items():
         text = text.replace(colour, f"var({variable})")
-    # The page sets the width; the picture keeps its shape.
-    return re.sub(
-        r'(<svg[^>]*?) height="[^"]*"',
-        r"\1",
-        re.sub(r' width="[\d.]+pt"', "", text, count=1),
-        count=1,
-    )
+    return text
 
 
 def tip(artist: Any, text: str) -> None:
@@ -96,9 +93,11 @@ def draw_learning_curves(ax: Axes, curves: Sequence[Curve]) -> None:
     """Draw accuracy over epochs: the best ones named, the rest faint, single values as lines."""
     top = max((float(np.nanmax(c.accuracy)) for c in curves), default=100.0)
     longest = max((float(np.nanmax(c.epochs)) for c in curves if _over_epochs(c)), default=1.0)
-    for rank, curve in enumerate(curves):
-        named = rank < NAMED_CURVES
-        colour = SERIES[rank % len(SERIES)] if named else MUTED
+    shown = list(dict.fromkeys(c.name for c in curves))[:NAMED_CURVES]
+    waiting = set(shown)
+    for curve in curves:
+        named = curve.name in shown
+        colour = SERIES[shown.index(curve.name) % len(SERIES)] if named else MUTED
         style: dict[str, Any] = {"color": colour, "lw": 1.8, "zorder": 3}
         if not named:
             style |= {"lw": 0.8, "alpha": 0.35, "zorder": 2}
@@ -109,8 +108,9 @@ def draw_learning_curves(ax: Axes, curves: Sequence[Curve]) -> None:
         else:
             x, y = np.array([1.0, longest]), np.full(2, curve.accuracy[-1])
             style["ls"] = (0, (4, 3))
-        (line,) = ax.plot(x, y, label=curve.name if named else None, **style)
-        tip(line, f"{curve.name}: {np.nanmax(curve.accuracy):.2f} % ({curve.status})")
+        (line,) = ax.plot(x, y, label=curve.name if curve.name in waiting else None, **style)
+        waiting.discard(curve.name)
+        tip(line, f"{curve.name} ({curve.trial}): {np.nanmax(curve.accuracy):.2f} % {curve.status}")
     _limit(ax, top, min((float(np.nanmin(c.accuracy)) for c in curves), default=0.0))
     ax.set(xlabel="epoch", ylabel="validation accuracy, %")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -121,11 +121,8 @@ def draw_accuracy_against_time(ax: Axes, points: Sequence[Point], column: str) -
     """Draw a point per trial over logarithmic time, and the Pareto front as steps."""
     labels = list(dict.fromkeys(p.label for p in points))
     devices = list(dict.fromkeys(p.device for p in points))
-    named: set[tuple[str, str]] = set()
     for point in points:
         colour = SERIES[labels.index(point.label) % len(SERIES)]
-        key = (point.label, point.device)
-        name = point.label if len(devices) == 1 else f"{point.label}, {point.device}"
         (mark,) = ax.plot(
             point.seconds,
             point.accuracy,
@@ -135,14 +132,17 @@ def draw_accuracy_against_time(ax: Axes, points: Sequence[Point], column: str) -
             alpha=1.0 if point.front else 0.55,
             mec=SURFACE,
             mew=0.6,
-            label=None if key in named else name,
             zorder=4 if point.front else 3,
         )
-        named.add(key)
         tip(mark, f"{point.name}: {point.accuracy:.2f} %, {point.seconds:,.1f} s")
     front = sorted((p.seconds, p.accuracy) for p in points if p.front)
     if len(front) > 1:
         ax.step(*zip(*front, strict=True), where="post", color=INK, lw=1, alpha=0.6, zorder=2)
+    for label, device in dict.fromkeys((p.label, p.device) for p in points):
+        colour = SERIES[labels.index(label) % len(SERIES)]
+        marker = _MARKERS[devices.index(device) % len(_MARKERS)]
+        name = label if len(devices) == 1 else f"{label}, {device}"
+        ax.plot([], [], marker, color=colour, ms=5, mec=SURFACE, mew=0.6, label=name)
     ax.set_xscale("log")
     _plain_log(ax)
     accuracies = [p.accuracy for p in points]
@@ -151,7 +151,8 @@ def draw_accuracy_against_time(ax: Axes, points: Sequence[Point], column: str) -
     if left_out:
         text = f"{left_out} below {below:.0f} %"
         ax.annotate(text, (0.01, 0.02), xycoords="axes fraction", color=MUTED, fontsize=8)
-    ax.set(xlabel="total seconds (log)", ylabel=f"{heading(column).removesuffix(' %')} accuracy, %")
+    split = "validation" if column == "val_accuracy" else "test"
+    ax.set(xlabel="total seconds (log)", ylabel=f"{split} accuracy, %")
     _legend_below(ax)
 
 
@@ -182,6 +183,7 @@ def draw_parallel(ax: Axes, parallel: Parallel) -> None:
                 fontsize=7.5,
                 color=INK,
                 zorder=5,
+                bbox={"facecolor": SURFACE, "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
             )
     ax.set(ylim=(-0.06, 1.12), xlim=(-0.1, count - 0.55), yticks=[])
     ax.set_xticks(range(count), [heading(a.name) for a in parallel.axes])

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis.columns import empty, heading, readable
+from analysis.columns import empty, heading, numeric, readable
 from analysis.tables import Table
 from analysis.verdict import Finding
 
@@ -100,7 +99,7 @@ def markdown(tables: Sequence[Table], findings: Sequence[Finding]) -> str:
         cells, order = readable(table.frame)
         if len(cells.columns):
             names = [_markdown_cell(heading(str(c))) for c in cells]
-            rule = ["---:" if _numeric(order[c]) else "---" for c in cells]
+            rule = ["---:" if numeric(order[c]) else "---" for c in cells]
             lines = [names, rule, *_marked(table, cells, _markdown_cell, lambda s: f"**{s}**")]
             parts += ["| " + " | ".join(line) + " |" for line in lines]
             parts.append("")
@@ -118,7 +117,7 @@ def latex(tables: Sequence[Table]) -> str:
         cells, order = readable(table.frame)
         if not len(cells.columns):
             continue
-        align = "".join("r" if _numeric(order[c]) else "l" for c in cells)
+        align = "".join("r" if numeric(order[c]) else "l" for c in cells)
         rows = _marked(table, cells, latex_escape, lambda s: rf"\textbf{{{s}}}")
         headings = " & ".join(latex_escape(heading(str(c))) for c in cells)
         parts += [
@@ -190,11 +189,11 @@ def _rich(table: Table, cells: pd.DataFrame) -> RichTable:
     _, order = readable(table.frame.loc[cells.index])
     rich = RichTable(title=Text(table.title), title_justify="left", title_style="bold")
     for column in cells:
-        numeric = _numeric(order[column])
+        number = numeric(order[column])
         rich.add_column(
             Text(heading(str(column))),
-            justify="right" if numeric else "left",
-            no_wrap=numeric,
+            justify="right" if number else "left",
+            no_wrap=number,
             overflow="fold",
         )
     ends = _group_ends(table, len(cells))
@@ -236,11 +235,6 @@ def _ruled(table: Table, lines: list[str]) -> Iterable[str]:
         yield line
         if position in ends:
             yield r"\midrule"
-
-
-def _numeric(values: pd.Series[Any]) -> bool:
-    known = [v for v in values.tolist() if not empty(v)]
-    return all(isinstance(v, Real) and not isinstance(v, bool) for v in known)
 
 
 def _markdown_cell(value: str) -> str:

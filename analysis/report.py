@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from analysis import figures, pictures
-from analysis.columns import empty, heading, readable, write
+from analysis.columns import empty, heading, numeric, readable, write
 from analysis.errors import AnalysisError
 from analysis.load import Results, Study
 from analysis.search import choose, configuration
@@ -34,15 +34,7 @@ class Picture(NamedTuple):
     title: str
     caption: str
     svg: Markup
-    wide: bool = False
-
-
-class Cell(NamedTuple):
-    """A cell's text and the value that it sorts by."""
-
-    text: str
-    order: str
-    numeric: bool
+    shape: str = ""
 
 
 class Fact(NamedTuple):
@@ -96,33 +88,41 @@ def render_page(results: Results, tables: Sequence[Table], findings: Sequence[Fi
     )
 
 
+#: Columns that give way to a note where they say the same in every row, for the sake of width.
+_FOLDED = {
+    "comparison": ("dataset", "status"),
+    "hyperparameters": ("dataset",),
+    "svm": ("dataset",),
+    "hardware": ("dataset", "precision"),
+    "pairs": ("dataset", "train_images", "image_size", "precision", "pin_memory", "basis"),
+}
+
+
 def _html_table(table: Table) -> dict[str, Any]:
+    """Return a table for the template; a cell is its text and what it sorts by, "" goes last."""
     cells, order = readable(table.frame)
+    notes = table.notes
+    same = [c for c in _FOLDED.get(table.key, ()) if c in cells and _constant(cells[c])]
+    if same:
+        values = ", ".join(f"{heading(c)} {cells[c].iloc[0]}" for c in same)
+        notes = (f"The same in every row: {values}.", *notes)
+        cells = cells.drop(columns=same)
     best = table.frame["best"].tolist() if "best" in table.frame else [False] * len(cells)
-    rows = []
-    for position, row in enumerate(cells.itertuples(index=False)):
-        values = order.iloc[position].tolist()
-        rows.append(
-            (
-                bool(best[position]),
-                [
-                    Cell(text, _order(value), not isinstance(value, str | bool))
-                    for text, value in zip(row, values, strict=True)
-                ],
-            )
-        )
+    columns = [
+        [(text, "" if empty(value) else str(value)) for text, value in zip(t, v, strict=True)]
+        for t, v in ((cells[c].tolist(), order[c].tolist()) for c in cells)
+    ]
     return {
         "key": table.key,
         "title": table.title,
-        "headings": [heading(str(c)) for c in cells],
-        "rows": rows,
-        "notes": table.notes,
+        "headings": [(heading(str(c)), numeric(order[c])) for c in cells],
+        "rows": [(bool(b), row) for b, row in zip(best, zip(*columns, strict=True), strict=True)],
+        "notes": notes,
     }
 
 
-def _order(value: Any) -> str:
-    """Return what a cell sorts by; an empty string goes last."""
-    return "" if empty(value) else str(value)
+def _constant(cells: pd.Series[Any]) -> bool:
+    return len(cells) > 1 and cells.nunique() == 1
 
 
 def _facts(results: Results, own: Sequence[Study]) -> Iterator[Fact]:
@@ -194,24 +194,24 @@ def _accuracy_pictures(
             f"Accuracy against time{where}",
             "A point per completed trial; the line joins those that none beats in both.",
             partial(pictures.draw_accuracy_against_time, points=points, column=column),
-            height=3.9,
+            height=4.2,
         )
     curves = figures.learning_curves(results, trials)
     if curves:
         draw = partial(pictures.draw_learning_curves, curves=curves)
         caption = "Validation accuracy per epoch, the best named; a dashed line has no epochs."
-        yield _picture(f"curves-{key}", f"Learning curves{where}", caption, draw, height=4.4)
+        yield _picture(f"curves-{key}", f"Learning curves{where}", caption, draw, height=4.2)
+    matrix = figures.confusion(results, trials)
+    if matrix is not None:
+        draw = partial(pictures.draw_confusion, confusion=matrix)
+        caption = f"Test images of {matrix.name}: actual class by predicted class."
+        yield _picture(f"confusion-{key}", f"Confusion{where}", caption, draw, height=4.9)
     parallel = figures.parallel_coordinates(results, trials)
     if parallel is not None:
         draw = partial(pictures.draw_parallel, parallel=parallel)
         caption = "A line per trial; the stronger, the more accurate; the best in the other colour."
         yield _picture(f"parallel-{key}", f"Settings{where}", caption, draw, width=6.2)
     yield from _importance(results, trials, key, where)
-    matrix = figures.confusion(results, trials)
-    if matrix is not None:
-        draw = partial(pictures.draw_confusion, confusion=matrix)
-        caption = f"Test images of {matrix.name}: actual class by predicted class."
-        yield _picture(f"confusion-{key}", f"Confusion{where}", caption, draw, height=4.6)
 
 
 def _importance(results: Results, trials: pd.DataFrame, key: str, where: str) -> Iterator[Picture]:
@@ -240,8 +240,10 @@ def _picture(
     width: float = 5.2,
     height: float = 3.4,
 ) -> Picture:
-    svg = Markup(pictures.svg(draw, width=width, height=height))
-    return Picture(key, title, caption, svg, wide=width > 7)
+    svg = Markup(pictures.svg(key, draw, width=width, height=height))
+    return Picture(
+        key, title, caption, svg, shape="wide" if width > 7 else "tall" if height > 4.5 else ""
+    )
 
 
 def _speedup_bars(frame: pd.DataFrame) -> list[figures.Bar]:
