@@ -136,9 +136,7 @@ def _name(trial: Trial) -> str:
 
 def _finite(report: dict[str, Any]) -> dict[str, Any]:
     """Leave out metrics that are no finite numbers: JSON has none, and no table wants them."""
-    return {
-        k: v for k, v in report.items() if not isinstance(v, float) or math.isfinite(v)
-    }
+    return {k: v for k, v in report.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
 def _write_hparams(writer: SummaryWriter, trial: TrialRecord) -> None:
@@ -229,9 +227,10 @@ class Progress(Callback):
         known = self.trials[_name(trial)]
         row = known.row()
         done = sum(t.finished for t in self.trials.values())
+        metric = self.study.search.metric
         text = (
             f"[{done}/{self.total}] trial {known.trial} {known.status}: {short(known.config)}; "
-            f"{self.study.search.metric} {_number(known.best_report().get(self.study.search.metric))}"
+            f"{metric} {_number(known.best_report().get(metric))}"
             f", {_number(row['total_seconds'])} s"
         )
         text += f"; {known.error}" if known.error else ""
@@ -249,7 +248,8 @@ class Progress(Callback):
             return "no result yet"
         choose = max if mode == "max" else min
         value, trial = choose(found, key=lambda pair: pair[0])
-        return f"best so far: {metric} {_number(value)} in trial {trial.trial}: {short(trial.config)}"
+        where = f"trial {trial.trial}: {short(trial.config)}"
+        return f"best so far: {metric} {_number(value)} in {where}"
 
     def _time_left(self) -> str:
         done = sum(t.finished for t in self.trials.values()) - self.finished_before

@@ -171,7 +171,9 @@ def training_subset(data: ImageData, size: int | None, seed: int) -> Indices:
             f"train_size: {size} of {len(data.train)} training images cannot be drawn; "
             f"allowed: {data.classes} to {len(data.train) - data.classes}, or leave it out"
         )
-    subset, _ = train_test_split(data.train, train_size=size, stratify=labels, random_state=seed)
+    subset: Indices = train_test_split(
+        data.train, train_size=size, stratify=labels, random_state=seed
+    )[0]
     return subset
 
 

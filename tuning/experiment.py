@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import time
@@ -21,9 +20,10 @@ from rich.console import Console
 import tuning
 from tuning import environment, schedulers
 from tuning.callbacks import Progress, Recorder
+from tuning.cluster import ClusterError, alive_nodes, connect, hosts
 from tuning.data import ImageData, load_dataset
 from tuning.record import Event, Record, read_events, write_atomically, write_json
-from tuning.resources import Host, count_slots, request
+from tuning.resources import count_slots, request
 from tuning.searchers import ResumeError, StudySearcher, count_trials
 from tuning.study import Study, sample_configs
 from tuning.study_file import dump, load
@@ -31,10 +31,6 @@ from tuning.trial import StudyTrial
 
 STUDY = "study.yaml"
 ENVIRONMENT = "environment.json"
-
-
-class ClusterError(RuntimeError):
-    """The Ray cluster cannot be used as asked; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def run(study: Study, storage: Path, address: str | None, console: Console) -> O
         DataError, ResourceError, ClusterError: before any trial runs.
     """
     data = _load_data(study)
-    with _ray(address):
+    with connect(address):
         slots = _slots(study, storage)
         folder = _new_folder(study, storage)
         with _locked(folder):
@@ -87,7 +83,7 @@ def resume(folder: Path, address: str | None, console: Console) -> Outcome:
         raise ResumeError(f"{folder}: is no study folder (it holds no {STUDY})")
     study = load(folder / STUDY)
     data = _load_data(study)
-    with _locked(folder), _ray(address):
+    with _locked(folder), connect(address):
         slots = _slots(study, folder)
         try:
             events = list(read_events(folder))
@@ -200,52 +196,19 @@ def _load_data(study: Study) -> dict[str, ImageData]:
     return {name: load_dataset(name, study.dataset) for name in study.datasets()}
 
 
-@contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start Ray on this machine for as long as the study runs."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Our callbacks write results; a failed trial has no metric, which Tune would take for a fault.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or "this machine"
-        reason = str(error).strip().splitlines()[0]
-        raise ClusterError(f"Ray on {where} cannot be used: {reason}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
 def _slots(study: Study, storage: Path) -> int:
     """Return how many trials run at once on the connected cluster.
 
     Raises:
         ResourceError: some trial fits nowhere.
     """
-    hosts = [
-        Host(n["NodeManagerHostname"], n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0))
-        for n in _nodes()
-    ]
-    gpus_exist = any(host.gpus for host in hosts)
+    found = hosts()
+    gpus_exist = any(host.gpus for host in found)
     requests = {
         request(study, study.complete(config), gpus_exist=gpus_exist)
         for config in sample_configs(study)
     }
-    slots = count_slots(requests, hosts)
+    slots = count_slots(requests, found)
     return min(slots, study.search.max_concurrent or slots)
 
 
@@ -283,14 +246,14 @@ def _locked(folder: Path) -> Iterator[None]:
 def _describe(data: dict[str, ImageData]) -> dict[str, Any]:
     """Return the contents of `environment.json`."""
     describe = ray.remote(num_cpus=0)(environment.describe_host)
-    hosts = [
+    described = [
         describe.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(measure=True)
-        for node in _nodes()
+        for node in alive_nodes()
     ]
     return {
-        "hosts": ray.get(hosts),
+        "hosts": ray.get(described),
         **environment.describe_software(),
         "data": {name: images.describe() for name, images in data.items()},
     }

@@ -27,8 +27,8 @@ class ResNetParameters(Parameters):
         "standard",
         description="first convolution: torchvision's 7x7 stride 2, or 3x3 stride 1 (small images)",
     )
-    image_size: Annotated[int, Field(ge=8, le=224)] = Field(
-        28, description="pixels per side at which images enter the network (28 to 224 as a rule)"
+    image_size: Annotated[int, Field(ge=28, le=224)] = Field(
+        28, description="pixels per side at which images enter the network"
     )
     batch_size: PositiveInt = Field(128, description="images per optimizer step")
     epochs: PositiveInt = Field(4, description="passes over the training split")
@@ -74,7 +74,8 @@ class SVMParameters(Parameters):
     kernel: Literal["rbf", "poly", "linear"] = Field("rbf", description="kernel of the SVC")
     C: PositiveFloat = Field(1.0, description="inverse strength of the regularisation")
     gamma: PositiveFloat | Literal["scale", "auto"] = Field(
-        "scale", description="kernel coefficient of rbf and poly; scale is 1 / (features x variance)"
+        "scale",
+        description="kernel coefficient of rbf and poly; scale is 1 / (features x variance)",
     )
     degree: PositiveInt = Field(3, description="degree of the poly kernel")
     coef0: float = Field(0.0, description="independent term of the poly kernel")

@@ -45,12 +45,9 @@ class ResNetTraining:
         torch.manual_seed(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.train_indices = training_subset(data, p.train_size, seed)
-        self.preparation = Preparation.fit(
-            as_tensor(data.images[self.train_indices]), p.image_size
-        )
-        self.network = build_resnet(p.model, p.stem, data.classes).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self.preparation = Preparation.fit(as_tensor(data.images[self.train_indices]), p.image_size)
+        self.network = build_resnet(p.model, p.stem, data.classes).to(self.device)
+        self.network.to(memory_format=torch.channels_last)
         self.batches = self._training_batches()
         self.optimizer = _build_optimizer(p, self.network)
         self.schedule = self._build_schedule()

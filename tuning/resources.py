@@ -72,7 +72,8 @@ def count_slots(requests: Iterable[Request], hosts: Iterable[Host]) -> int:
             there = ", ".join(f"{h.name}: {h.cpus:g} CPUs, {h.gpus:g} GPUs" for h in hosts)
             raise ResourceError(
                 f"resources: a trial asks for {wanted.cpu:g} CPUs and {wanted.gpu:g} GPUs, "
-                f"which no host has ({there})"
+                f"which no host has ({there}); lower them, or set others: "
+                "--set resources.cpu=N --set resources.cpu_without_gpu=N --set resources.gpu=N"
             )
         most = max(most, slots)
     return most

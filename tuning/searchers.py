@@ -50,15 +50,10 @@ class Sampled:
     """Configurations that one of Optuna's samplers proposes."""
 
     def __init__(self, study: Study) -> None:
-        # Optuna announces every trial on the console; the progress table does that.
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = study
         self._space = study.full_space()
         self._trials: dict[str, optuna.Trial] = {}
-        self._optuna = optuna.create_study(
-            direction="maximize" if study.search.mode == "max" else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=study.search.seed),
-        )
+        self._optuna = _optuna_study(study, optuna.samplers.TPESampler(seed=study.search.seed))
 
     def ask(self, trial: str) -> Config | None:
         if len(self._trials) == self._study.search.trials:
@@ -79,7 +74,8 @@ def strategy(study: Study) -> Strategy:
 
 def listed_configs(study: Study) -> Iterator[Config]:
     """Yield the complete configurations of a grid or random search, each with its seed."""
-    for config in _drawn(study) if study.search.algorithm == "random" else _grid(study):
+    drawn = study.search.algorithm == "random"
+    for config in _drawn(study, study.search.trials or 0) if drawn else _grid(study):
         for repeat in range(study.repeats):
             yield study.complete(config) | {"seed": study.search.seed + repeat}
 
@@ -91,23 +87,39 @@ def count_trials(study: Study) -> int:
     return (study.search.trials or 0) * study.repeats
 
 
+def preview_configs(study: Study) -> Iterator[Config]:
+    """Yield complete configurations that stand for the study's: the grid, or random draws."""
+    if study.search.algorithm == "grid":
+        yield from map(study.complete, _grid(study))
+    else:
+        yield from map(study.complete, _drawn(study, max(study.search.trials or 0, 64)))
+
+
 def _grid(study: Study) -> Iterator[Config]:
     yield from expand(study.full_space())
 
 
-def _drawn(study: Study) -> Iterator[Config]:
-    sampler = optuna.samplers.RandomSampler(seed=study.search.seed)
-    draws = optuna.create_study(sampler=sampler)
+def _drawn(study: Study, count: int) -> Iterator[Config]:
+    draws = _optuna_study(study, optuna.samplers.RandomSampler(seed=study.search.seed))
     space = study.full_space()
-    for _ in range(study.search.trials or 0):
+    for _ in range(count):
         trial = draws.ask()
         yield draw(space, trial)
         draws.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
+def _optuna_study(study: Study, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    # Optuna announces every trial on the console; the progress table does that.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    direction = "maximize" if study.search.mode == "max" else "minimize"
+    return optuna.create_study(sampler=sampler, direction=direction)
+
+
 def metric_value(study: Study, trial: TrialRecord) -> float | None:
     """Return a trial's metric at its best epoch; None for a failed trial."""
-    values = [r[study.search.metric] for r in trial.reports if study.search.metric in r]
+    values: list[float] = [
+        r[study.search.metric] for r in trial.reports if study.search.metric in r
+    ]
     if trial.status == "failed" or not values:
         return None
     return max(values) if study.search.mode == "max" else min(values)

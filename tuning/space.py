@@ -147,9 +147,7 @@ class LogUniform(Domain):
 class QUniform(Domain):
     """A real number among `low, low + step, ...` up to `high`."""
 
-    quniform: Annotated[
-        list[Finite], Triple, AfterValidator(_ascending), AfterValidator(_stepped)
-    ]
+    quniform: Annotated[list[Finite], Triple, AfterValidator(_ascending), AfterValidator(_stepped)]
 
     def corners(self) -> list[Any]:
         return self.quniform[:2]
@@ -265,7 +263,7 @@ def _alternatives(name: str, entry: Entry) -> Iterator[Config]:
         case Branch(branch=branches):
             for value, inner in branches.items():
                 for config in expand(inner):
-                    yield {name: value} | config
+                    yield {name: value, **config}
         case Domain():
             raise TypeError(f"{name} is drawn, it cannot be enumerated")
         case _:
@@ -303,4 +301,4 @@ def _ways(name: str, entry: Entry) -> Iterator[Space]:
         return
     for value, inner in entry.branch.items():
         for way in ways(inner):
-            yield {name: value} | way
+            yield {name: value, **way}

@@ -53,7 +53,7 @@ class Dataset(Section):
         default=[0.7, 0.1, 0.2], description="shares of training, validation and test images"
     )
     seed: Seed = Field(0, description="seed of the split")
-    image_size: Annotated[int, Field(ge=8, le=224)] = Field(
+    image_size: Annotated[int, Field(ge=28, le=224)] = Field(
         28, description="pixels per side at which images enter a ResNet; `space` may override it"
     )
 
@@ -72,9 +72,7 @@ class Search(Section):
         "val_accuracy", description="what is optimised, on the validation split, at its best epoch"
     )
     mode: Literal["max", "min"] = Field("max", description="direction of the metric")
-    seed: Seed = Field(
-        0, description="seed of the searcher, and of the trials' own randomness"
-    )
+    seed: Seed = Field(0, description="seed of the searcher, and of the trials' own randomness")
     max_concurrent: PositiveInt | None = Field(
         None, description="most trials at once (default: as many as there are slots)"
     )
@@ -111,9 +109,7 @@ class Resources(Section):
 class Study(Section):
     """One study: a search over one space, on one or more data sets."""
 
-    name: Name = Field(
-        description="letters, digits, `_`, `.` and `-`; study folders begin with it"
-    )
+    name: Name = Field(description="letters, digits, `_`, `.` and `-`; study folders begin with it")
     dataset: Dataset = Field(default_factory=lambda: Dataset(), description="the images")
     trainable: TrainableName | None = Field(
         None, description="what a trial trains: resnet or svm; or put it in `space` as a branch"
@@ -230,25 +226,29 @@ def _section_problems(study: Study) -> Iterator[Problem]:
 
 def _space_problems(study: Study) -> Iterator[Problem]:
     """Check every key and every corner value of every way through the space."""
-    for key in sorted(set(study.space) & set(study.fixed)):
-        yield Problem(f"fixed.{key}", "is in `space` too; keep one of them")
-    if "trainable" in study.fixed:
-        yield Problem("fixed.trainable", "belongs at the top of the file: `trainable: resnet`")
-    for key, entry in study.fixed.items():
-        if isinstance(entry, Domain):
-            yield Problem(f"fixed.{key}", "must be a plain value; domains belong in `space`")
     if study.trainable is not None and "trainable" in study.space:
         yield Problem("trainable", "is in `space` too; keep one of them")
     for way in ways(dict(study.space)):
         yield from _way_problems(study, way)
-    known = {key for name in _trainables(study) for key in PARAMETERS[name].model_fields}
     for key, entry in study.fixed.items():
-        if key not in known | {"dataset"}:
-            yield Problem(f"fixed.{key}", _unknown(key, _trainables(study)))
-        elif not isinstance(entry, Domain):
-            for name in _trainables(study):
-                if key in PARAMETERS[name].model_fields:
-                    yield from _value_problems(f"fixed.{key}", name, key, [entry])
+        yield from _fixed_problems(study, key, entry)
+
+
+def _fixed_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]:
+    trainables = _trainables(study)
+    knowing = [name for name in trainables if key in PARAMETERS[name].model_fields]
+    if key in study.space:
+        yield Problem(f"fixed.{key}", "is in `space` too; keep one of them")
+    elif key == "trainable":
+        yield Problem("fixed.trainable", "belongs at the top of the file: `trainable: resnet`")
+    elif isinstance(entry, Domain):
+        yield Problem(f"fixed.{key}", "must be a plain value; domains belong in `space`")
+    elif key == "dataset":
+        yield from _dataset_problems(study, [entry])
+    elif not knowing:
+        yield Problem(f"fixed.{key}", _unknown(key, trainables))
+    for name in knowing:
+        yield from _value_problems(f"fixed.{key}", name, key, [entry])
 
 
 def _trainables(study: Study) -> list[str]:
@@ -290,9 +290,7 @@ def _unknown(key: str, trainables: list[str]) -> str:
     return f"is no parameter of {whose}{hint or '; allowed: ' + ', '.join(known)}"
 
 
-def _value_problems(
-    label: str, trainable: str, key: str, values: list[Any]
-) -> Iterator[Problem]:
+def _value_problems(label: str, trainable: str, key: str, values: list[Any]) -> Iterator[Problem]:
     adapter = value_adapter(trainable, key)
     for value in values:
         try:

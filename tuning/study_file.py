@@ -117,6 +117,11 @@ def dump(study: Study) -> str:
     )
 
 
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of study files, for completion in editors."""
+    return Study.model_json_schema(by_alias=True)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
@@ -138,7 +143,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parse(data: bytes | str, source: str) -> Any:
     try:
-        return yaml.load(data, Loader=_Loader)  # noqa: S506 (a subclass of the safe loader)
+        return yaml.load(data, Loader=_Loader)
     except yaml.constructor.ConstructorError as error:
         text = str(error.problem)
         if text.startswith("could not determine a constructor"):
@@ -187,8 +192,7 @@ def _explain(error: ValidationError) -> Iterable[Problem]:
         if item["type"] == "extra_forbidden":
             known = _known_keys(location[:-1])
             hint = did_you_mean(location[-1], known)
-            allowed = f"; allowed: {', '.join(known)}" if not hint else hint
-            yield Problem(key, f"is no known key{allowed}")
+            yield Problem(key, "is no known key" + (hint or f"; allowed: {', '.join(known)}"))
         elif item["type"] == "missing":
             yield Problem(key, "is missing")
         elif item["type"] == "domain":
@@ -239,4 +243,6 @@ def _known_keys(location: Sequence[str]) -> list[str]:
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return (
+        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    )

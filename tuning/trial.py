@@ -53,6 +53,11 @@ class StudyTrial(tune.Trainable):
     without a result).
     """
 
+    training: Training
+    facts: dict[str, Any]
+    saved_report: dict[str, Any]
+    failure: str
+
     def setup(self, config: dict[str, Any], folder: str, data: dict[str, ImageData]) -> None:
         """Begin the first trial of this process.
 
@@ -113,7 +118,7 @@ class StudyTrial(tune.Trainable):
         self.reports = 0
         self.total_seconds = 0.0
         self.facts_sent = False
-        self.saved_report: dict[str, Any] = {}
+        self.saved_report = {}
         try:
             self.training, self.facts = self._build(config)
         except PERMANENT as error:

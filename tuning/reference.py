@@ -1,0 +1,136 @@
+"""The reference of the study file, made from the models that validate it.
+
+`python -m tuning.reference > search_spaces/README.md` writes it anew.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from tuning.parameters import ResNetParameters, SVMParameters
+from tuning.study import Dataset, Resources, Scheduler, Search, Study
+
+INTRODUCTION = """\
+# The study file
+
+A study is one YAML file: what to search, on which data, how, and with which resources. This page
+is made from the models that validate it (`python -m tuning.reference`), so it says what is true.
+`tuning check FILE` validates a file, `tuning schema` prints its JSON Schema for editors, and
+`--set a.b=c` overrides a key of any command. Unknown keys are errors.
+
+## A space
+
+`space` maps a parameter of the trainable to a value, or to a domain with one of these keys:
+
+| domain | draws |
+|---|---|
+| `{grid: [a, b]}` | every value, with every combination of the others (grid search only) |
+| `{choice: [a, b]}` | one of the values |
+| `{uniform: [lo, hi]}` | a real number |
+| `{loguniform: [lo, hi]}` | a real number, uniform in its logarithm |
+| `{quniform: [lo, hi, q]}` | `lo`, `lo + q`, ... up to `hi` |
+| `{int: [lo, hi]}` | a whole number, both ends included |
+| `{logint: [lo, hi]}` | a whole number, uniform in its logarithm |
+| `{qint: [lo, hi, q]}` | a whole number among `lo`, `lo + q`, ... up to `hi` |
+| `{branch: {a: {...}}}` | one of the values, each with parameters that exist only under it |
+
+A branch over `trainable` compares ResNets with SVMs in one study:
+
+```yaml
+space:
+  trainable:
+    branch:
+      resnet: {lr: {loguniform: [1e-3, 1e-1]}}
+      svm: {C: {loguniform: [0.1, 100]}}
+```
+
+`dataset` may be searched like a parameter (`dataset: {grid: [mnist, fashion_mnist]}`). The metric
+that counts is always that of the validation split, at a trial's best epoch; the test split is read
+once, at the end of a trial that was not stopped.
+"""
+
+SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("Top level", Study),
+    ("`dataset`", Dataset),
+    ("`search`", Search),
+    ("`scheduler`", Scheduler),
+    ("`resources`", Resources),
+    ("Parameters of `trainable: resnet`", ResNetParameters),
+    ("Parameters of `trainable: svm`", SVMParameters),
+)
+
+
+def study_reference() -> str:
+    """Return the reference as Markdown."""
+    parts = [INTRODUCTION]
+    for title, model in SECTIONS:
+        rows = "\n".join(_rows(model))
+        parts.append(
+            f"## {title}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}\n"
+        )
+    return "\n".join(parts)
+
+
+def _rows(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        cells = (f"`{name}`", _type(field), _default(field), field.description or "")
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _type(field: FieldInfo) -> str:
+    return _name(field.annotation) + _bounds(field.metadata)
+
+
+def _name(annotation: Any) -> str:
+    """Return a type in the words of a user."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *metadata = get_args(annotation)
+        return _name(inner) + _bounds(metadata)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_name(part) for part in get_args(annotation) if part is not type(None))
+    if origin is list:
+        return f"list of {_name(get_args(annotation)[0])}"
+    if origin is dict:
+        return "parameters"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    words = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return words[annotation]
+
+
+def _bounds(metadata: list[Any]) -> str:
+    """Return the limits of a number, such as ` > 0, < 1`."""
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    found = [
+        f"{sign} {value}"
+        for item in metadata
+        for key, sign in signs.items()
+        if (value := getattr(item, key, None)) is not None and value < 2**32
+    ]
+    return " " + ", ".join(found) if found else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "empty" if field.default_factory is dict else "its defaults"
+    if field.default is PydanticUndefined:
+        return "required"
+    if field.default is None:
+        return ""
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
+    return str(field.default)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(study_reference())
