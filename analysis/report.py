@@ -174,7 +174,9 @@ def _pictures(results: Results, tables: Sequence[Table]) -> Iterator[Picture]:
         bars = _speedup_bars(speedups.frame)
         draw = partial(pictures.draw_bars, bars=bars, xlabel="times faster", one=True)
         caption = "Geometric mean of matched pairs with its 95 % interval; one pair carries none."
-        yield _picture("speedup", "Speedup", caption, draw, height=1.0 + 0.42 * len(bars))
+        yield _picture(
+            "speedup", "Speedup", caption, draw, height=0.8 + 0.36 * len(bars), width=9.0
+        )
     spans = figures.timeline(results.trials)
     if spans:
         hosts = {s.host: max(t.lane for t in spans if t.host == s.host) + 1 for s in spans}
