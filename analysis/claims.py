@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from analysis.speedup import find_pairs
+from analysis.speedup import matched_pairs
 from analysis.statistics import (
     Interval,
     geometric_mean,
@@ -75,7 +75,7 @@ def _svm_slower(
 
 def speedup_grows(trials: pd.DataFrame) -> Iterator[Finding]:
     """Check "the speedup grows with the model" for each two devices that share two models."""
-    pairs, _ = find_pairs(trials)
+    pairs = matched_pairs(trials)
     if pairs.empty:
         return
     gflops = trials.groupby("label")["gflops"].max()
@@ -113,7 +113,7 @@ def _growth(speedups: list[Interval]) -> tuple[Verdict, str]:
 
 def accuracy_across_devices(trials: pd.DataFrame) -> Iterator[Finding]:
     """Say whether accuracy depends on the device, over the same pairs as the speedup."""
-    pairs, _ = find_pairs(trials)
+    pairs = matched_pairs(trials)
     if pairs.empty:
         return
     for (slow, fast), rows in pairs.groupby(["slow_device", "fast_device"], sort=False):

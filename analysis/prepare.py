@@ -85,7 +85,7 @@ def prepare(table: pd.DataFrame, environment: Mapping[str, Any] | None) -> pd.Da
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
     for column in table.columns:
         if column in INTEGERS:
-            table[column] = _integers(table[column])
+            table[column] = integers(table[column])
         elif column in FLOATS:
             table[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
         else:
@@ -128,7 +128,8 @@ def co_tenants(table: pd.DataFrame) -> list[int | None]:
     return counts
 
 
-def _integers(values: pd.Series[Any]) -> pd.Series[Any]:
+def integers(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Return whole numbers that may be missing; numbers with a fraction stay as they are."""
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     if (numbers.dropna() % 1 == 0).all():
         return numbers.astype("Int64")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.columns import write
 from analysis.load import Results
-from analysis.prepare import is_cpu
+from analysis.prepare import INTEGERS, integers, is_cpu
 from analysis.statistics import Interval, geometric_mean
 from analysis.tables import Table
 
@@ -51,7 +51,20 @@ def find_pairs(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     usable, refused = _usable(_named(trials))
     if usable.empty:
         return pd.DataFrame(), _left_out(refused)
-    usable = usable.assign(key=pd.Series(_keys(usable), index=usable.index, dtype=object))
+    paired = usable.groupby("key")["device_label"].transform("nunique").gt(1)
+    refused += _unmatched(usable[~paired], usable)
+    return _pairs(usable[paired]), _left_out(refused)
+
+
+def matched_pairs(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs alone; see `find_pairs`."""
+    usable, _ = _usable(_named(trials))
+    if usable.empty:
+        return pd.DataFrame()
+    return _pairs(usable[usable.groupby("key")["device_label"].transform("nunique").gt(1)])
+
+
+def _pairs(usable: pd.DataFrame) -> pd.DataFrame:
     pairs = []
     for _, members in usable.groupby("key", sort=False):
         by_device = {str(d): rows for d, rows in members.groupby("device_label", sort=True)}
@@ -59,9 +72,9 @@ def find_pairs(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             # Sorted names keep the direction the same in every group of one table.
             slow, fast = (b, a) if is_cpu(b) and not is_cpu(a) else (a, b)
             pairs.append(_pair(by_device[slow], by_device[fast]))
-    paired = usable.groupby("key")["device_label"].transform("nunique").gt(1)
-    refused += _unmatched(usable[~paired], usable)
-    return pd.DataFrame(pairs), _left_out(refused)
+    frame = pd.DataFrame(pairs)
+    whole = {c: integers(frame[c]) for c in INTEGERS if c in frame}
+    return frame.assign(**whole)
 
 
 def speedup(results: Results) -> tuple[Table, Table]:
@@ -195,7 +208,9 @@ def _usable(trials: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
         for study, trial, reason in zip(trials["study"], trials["trial_id"], reasons, strict=True)
         if reason
     ]
-    return trials[reasons == ""], refused
+    usable = trials[reasons == ""]
+    keys = pd.Series(_keys(usable), index=usable.index, dtype=object)
+    return usable.assign(key=keys), refused
 
 
 def _named(trials: pd.DataFrame) -> pd.DataFrame:

@@ -29,9 +29,7 @@ def reference_tables(reference: Results) -> list[Table]:
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "csv", "latex", "json"])
-def test_every_format_shows_the_reference_figures(
-    reference_tables: list[Table], form: str
-) -> None:
+def test_every_format_shows_the_reference_figures(reference_tables: list[Table], form: str) -> None:
     text = render(reference_tables, [], form)
     for figure in ("91.12", "99.24", "88.28", "97.92", "0.2961", "0.5981", "0.6673"):
         assert figure in text
