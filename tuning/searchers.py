@@ -111,7 +111,8 @@ def _drawn(study: Study, count: int) -> Iterator[Config]:
 def _optuna_study(study: Study, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     # Optuna announces every trial on the console; the progress table does that.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction = "maximize" if study.search.mode == "max" else "minimize"
+    directions = optuna.study.StudyDirection
+    direction = directions.MAXIMIZE if study.search.mode == "max" else directions.MINIMIZE
     return optuna.create_study(sampler=sampler, direction=direction)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import platform
 import time
 from pathlib import Path
@@ -142,6 +143,7 @@ class StudyTrial(tune.Trainable):
             "host": platform.node(),
             "cpus": allotment.cpus,
             "gpus": allotment.gpus,
+            "gpu_ids": os.environ.get("CUDA_VISIBLE_DEVICES", "") if allotment.gpus else "",
             "threads": allotment.threads,
             "device_name": _device_name(training.facts["device"]),
         }

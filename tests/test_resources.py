@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import MINIMAL
+from tuning.resources import Allotment, Host, Request, ResourceError, count_slots, request
+from tuning.study_file import validate
+
+A30_NODES = [Host("a", 64, 2), Host("b", 64, 2)]
+
+
+def test_sixteen_trials_of_a_quarter_fit_on_four_gpus():
+    assert count_slots([Request(1, 0.25)], A30_NODES) == 16
+
+
+@pytest.mark.parametrize(
+    ("wanted", "slots"),
+    [
+        (Request(1, 0.4), 8),  # two on each GPU: a fraction comes from one GPU
+        (Request(1, 1), 4),
+        (Request(1, 2), 2),
+        (Request(32, 0.25), 4),  # bound by the CPUs
+        (Request(1, 0), 128),
+    ],
+)
+def test_slots_follow_the_scarcer_resource(wanted, slots):
+    assert count_slots([wanted], A30_NODES) == slots
+
+
+def test_a_request_that_fits_nowhere_is_refused_with_what_there_is():
+    with pytest.raises(ResourceError, match=r"asks for 1 CPUs and 4 GPUs.*a: 64 CPUs, 2 GPUs"):
+        count_slots([Request(1, 4)], A30_NODES)
+
+
+def test_trials_that_cannot_use_a_gpu_ask_for_none():
+    study = validate(MINIMAL | {"resources": {"cpu": 2, "gpu": 0.25, "cpu_without_gpu": 8}}, "f")
+    assert request(study, {"device": "auto"}) == Request(2, 0.25)
+    assert request(study, {"device": "cuda"}) == Request(2, 0.25)
+    assert request(study, {"device": "cpu"}) == Request(8, 0)
+    assert request(study, {"kernel": "rbf"}) == Request(8, 0)
+    assert request(study, {"device": "auto"}, gpus_exist=False) == Request(8, 0)
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (3.7, 3)])
+def test_threads_follow_the_cpus(cpus, threads):
+    import torch
+
+    allotment = Allotment(cpus, 0)
+    allotment.apply()
+    assert allotment.threads == torch.get_num_threads() == threads
+
+
+def test_a_trial_without_a_gpu_computes_on_the_cpu():
+    assert Allotment(1, 0).device("auto") == "cpu"
+    assert Allotment(1, 0.5).device("cpu") == "cpu"

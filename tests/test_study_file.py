@@ -1,0 +1,159 @@
+"""A study file that is wrong is refused in one line per mistake, with exit code 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import MINIMAL, ROOT, STUDIES
+from tuning.reference import study_reference
+from tuning.study_file import StudyError, dump, json_schema, load, validate
+
+REFUSED = {
+    "unknown key": ({"serach": {}}, "serach: is no known key; did you mean search?"),
+    "unknown key in a section": (
+        {"search": {"trails": 3}},
+        "search.trails: is no known key; did you mean trials?",
+    ),
+    "misspelt model": (
+        {"space": {"model": "resnet19"}},
+        "space.model: got 'resnet19'; allowed: resnet18, resnet34 or resnet50; "
+        "did you mean resnet18?",
+    ),
+    "misspelt parameter": (
+        {"space": {"modle": "resnet18"}},
+        "space.modle: is no parameter of resnet; did you mean model?",
+    ),
+    "lr as a string": ({"space": {"lr": "0.1"}}, "space.lr: got '0.1'; allowed: a valid number"),
+    "range upside down": (
+        {"space": {"lr": {"uniform": [1, 0.1]}}, "search": {"algorithm": "random", "trials": 2}},
+        "space.lr.uniform: must go from low to high, but got [1.0, 0.1]",
+    ),
+    "loguniform from zero": (
+        {"space": {"lr": {"loguniform": [0, 1]}}},
+        "space.lr.loguniform: must start above 0, but got [0.0, 1.0]",
+    ),
+    "unknown domain": ({"space": {"lr": {"normal": [0, 1]}}}, "exactly one of the keys grid"),
+    "split that does not sum to 1": (
+        {"dataset": {"name": "digits", "split": [0.5, 0.1, 0.2]}},
+        "dataset.split: must sum to 1, but [0.5, 0.1, 0.2] sums to 0.8",
+    ),
+    "gpu 1.5": (
+        {"resources": {"gpu": 1.5}},
+        "resources.gpu: must be a fraction up to 1 or a whole number, but got 1.5; write 1 or 2",
+    ),
+    "grid under Optuna": (
+        {"search": {"algorithm": "optuna", "trials": 4}},
+        "space.lr: `grid` has no meaning under `search.algorithm: optuna`; "
+        "write {choice: [...]}, or choose `search.algorithm: grid`",
+    ),
+    "range under grid": ({"space": {"lr": {"uniform": [0.1, 1]}}}, "a grid search takes only"),
+    "no number of trials": (
+        {"space": {}, "search": {"algorithm": "random"}},
+        "search.trials: is needed by `algorithm: random`",
+    ),
+    "flipped digits": ({"fixed": {"augmentation": "flip"}}, "digits are digits; use none"),
+    "cuda without a GPU": ({"fixed": {"device": "cuda"}}, "resources.gpu: is 0"),
+    "ASHA on SVMs alone": (
+        {"trainable": "svm", "space": {}, "scheduler": {"type": "asha"}},
+        "an SVM reports once, so nothing can stop early; use fifo",
+    ),
+    "val_loss of an SVM": (
+        {"trainable": "svm", "space": {}, "search": {"metric": "val_loss", "mode": "min"}},
+        "search.metric: an SVM has no val_loss",
+    ),
+    "unknown data set": ({"dataset": {"name": "fashion-mnist"}}, "did you mean fashion_mnist?"),
+    "name that leaves the folder": ({"name": "../x"}, "name: got '../x'"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=list(REFUSED))
+def test_wrong_studies_are_refused_in_one_line(changes, message):
+    with pytest.raises(StudyError) as refused:
+        validate(MINIMAL | changes, "f.yaml")
+    assert len(refused.value.lines) == 1
+    assert refused.value.lines[0].startswith("f.yaml: ")
+    assert message in refused.value.lines[0]
+
+
+def test_all_mistakes_are_reported_together():
+    with pytest.raises(StudyError) as refused:
+        validate(MINIMAL | {"resources": {"gpu": "much"}, "repeats": 0, "sede": 1}, "f.yaml")
+    assert [line.split(": ")[1] for line in refused.value.lines] == [
+        "resources.gpu", "repeats", "sede",
+    ]  # fmt: skip
+
+
+BROKEN_FILES = {
+    "not YAML": ("a: [", "is not YAML"),
+    "Python tag": ("!!python/object/apply:os.system ['touch canary']", "tag !!python/object"),
+    "empty": ("", "is empty"),
+    "list": ("- 1", "must hold `key: value` lines, but holds a list"),
+    "repeated key": ("name: a\nname: b", "the key 'name' stands twice"),
+    "alias": ("a: &x [1]\nb: *x", "aliases (*name) are not allowed"),
+    "deep": ("[" * 5000, "levels are not allowed"),
+    "binary": ("\x00\x01", "is not YAML"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN_FILES.values(), ids=list(BROKEN_FILES))
+def test_files_that_hold_no_study_are_refused(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    Path("f.yaml").write_text(text)
+    with pytest.raises(StudyError) as refused:
+        load(Path("f.yaml"))
+    assert len(refused.value.lines) == 1
+    assert message in refused.value.lines[0]
+    assert not Path("canary").exists()
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from([*MINIMAL, "search", "lr", "grid", "branch"]), inner),
+    max_leaves=12,
+))  # fmt: skip
+def test_no_content_of_a_file_is_met_with_a_traceback(value):
+    study = MINIMAL | (value if isinstance(value, dict) else {"space": value})
+    try:
+        validate(study, "f.yaml")
+    except StudyError as refused:
+        assert all(line.startswith("f.yaml: ") for line in refused.lines)
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path):
+    path = tmp_path / "f.yaml"
+    path.write_text("name: a\ntrainable: resnet\nspace: {lr: {grid: [1e-3, 1.0e-2, 2E+0]}}\n")
+    assert load(path).space["lr"].grid == [0.001, 0.01, 2.0]
+
+
+def test_set_overrides_and_adds_keys(write_study):
+    study = load(write_study(), ["dataset.seed=7", "fixed.epochs=2", "name=other"])
+    assert (study.dataset.seed, study.fixed, study.name) == (7, {"epochs": 2}, "other")
+
+
+def test_set_is_refused_like_a_key_of_the_file(write_study):
+    with pytest.raises(StudyError, match=r"search\.trials"):
+        load(write_study(), ["search.trials=none"])
+    with pytest.raises(StudyError, match="write KEY=VALUE"):
+        load(write_study(), ["search.trials"])
+
+
+def test_shipped_studies_are_valid_and_read_back_equal():
+    assert len(STUDIES) == 4
+    for path in STUDIES:
+        study = load(path)
+        assert validate(yaml.safe_load(dump(study)), "dumped") == study
+        jsonschema.validate(json.loads(json.dumps(yaml.safe_load(path.read_text()))), json_schema())
+
+
+def test_the_reference_of_the_study_file_is_current():
+    assert (ROOT / "search_spaces" / "README.md").read_text() == study_reference(), (
+        "run: python -m tuning.reference > search_spaces/README.md"
+    )

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tuning.data import load_dataset
+from tuning.parameters import SVMParameters
+from tuning.resources import Allotment
+from tuning.study import Dataset
+from tuning.svm import SVMTraining
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits", Dataset(name="digits"))
+
+
+def fit(digits, **parameters):
+    run = SVMTraining(SVMParameters(**parameters), digits, 0, Allotment(cpus=1, gpus=0))
+    return run, run.step()
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "poly", "linear"])
+def test_both_implementations_predict_the_same(digits, kernel):
+    ours, fast = fit(digits, kernel=kernel, implementation="intelex")
+    stock, slow = fit(digits, kernel=kernel, implementation="sklearn")
+    assert fast["test_accuracy"] == pytest.approx(slow["test_accuracy"], abs=0.6)
+    assert np.mean(ours.test_predictions == stock.test_predictions) > 0.99
+    assert fast["test_accuracy"] > 95
+
+
+def test_fit_and_prediction_are_timed_apart_and_the_trial_is_done(digits):
+    run, report = fit(digits, C=10.0, train_size=300)
+    assert run.facts["train_images"] == 300
+    assert report["train_seconds"] > 0
+    assert report["predict_seconds"] > 0
+    assert report["done"]
+    assert "epoch" not in report
