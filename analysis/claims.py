@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from analysis.speedup import matched_pairs
+from analysis.matching import matched_pairs
 from analysis.statistics import (
     Interval,
     geometric_mean,

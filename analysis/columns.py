@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -83,6 +84,11 @@ def write(column: str, value: Any) -> str:
     return str(value)
 
 
+def exact(value: Any) -> str:
+    """Write every digit of a value, so that only equal ones read alike."""
+    return repr(float(value)) if isinstance(value, float) and not empty(value) else write("", value)
+
+
 def empty(value: Any) -> bool:
     """Tell whether a cell holds nothing."""
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
@@ -142,3 +148,9 @@ def _intervals(frame: pd.DataFrame, column: str) -> list[str]:
     pairs = zip(frame[f"{column}_low"].tolist(), frame[f"{column}_high"].tolist(), strict=True)
     # En dashes set a range: a hyphen would read as a minus sign.
     return ["" if empty(low) else f"{low:.2f}\N{EN DASH}{high:.2f}" for low, high in pairs]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join the names of columns as in a sentence."""
+    names = ["model" if name == "label" else name.replace("_", " ") for name in names]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

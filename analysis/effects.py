@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.columns import heading, write
+from analysis.columns import exact, heading
 from analysis.load import Results
 from analysis.statistics import CONFIDENCE, mean_difference
 from analysis.tables import merge_repeats, varied
@@ -53,7 +53,7 @@ def find_effects(results: Results) -> Iterator[Effect]:
     rows = rows[rows[column].notna()]
     settings = ["label", *varied(rows, results.hyperparameters)]
     fixed = ["study", "dataset", "device_label", "epochs"]
-    text = pd.DataFrame({c: [write("", v) for v in rows[c]] for c in [*settings, *fixed]})
+    text = pd.DataFrame({c: [exact(v) for v in rows[c]] for c in [*settings, *fixed]})
     text["accuracy"] = rows[column].to_numpy(float)
     for name in settings:
         values = sorted(v for v in text[name].unique() if v)

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
-from analysis.load import Results, load
 from synthetic_studies import quickstart
+
+from analysis.load import Results, load
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from analysis.cli import app, print_tables
-from analysis.errors import AnalysisError
 from click.testing import Result
 from rich.console import Console
 from synthetic_studies import resnet, write_study
 from typer.testing import CliRunner
+
+from analysis.cli import app, print_tables
+from analysis.errors import AnalysisError
 
 
 def run(*arguments: object) -> Result:

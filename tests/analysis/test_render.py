@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from synthetic_studies import resnet, write_study
+
 from analysis import tables
 from analysis.columns import readable, write
 from analysis.load import Results, load
 from analysis.render import latex, latex_escape, markdown, render
 from analysis.speedup import speedup
 from analysis.tables import Table
-from synthetic_studies import resnet, write_study
 
 HOSTILE = r"50%_of\{it}$ & <b>#1</b> ~^ | *x* 中"
 

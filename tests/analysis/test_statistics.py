@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy import stats
+
 from analysis.statistics import (
     geometric_mean,
     mean_difference,
@@ -8,7 +10,6 @@ from analysis.statistics import (
     ratio_of_geometric_means,
     wilson,
 )
-from scipy import stats
 
 
 @pytest.mark.parametrize(("right", "n"), [(9042, 10_000), (1, 7), (0, 20), (20, 20), (50, 100)])
