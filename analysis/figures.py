@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 NAMED_CURVES = 6
 MOST_CURVES = 300
 MOST_POINTS = 600
+MOST_IMPORTANCE_TRIALS = 300
+#: More distinct values than these are ordered numbers to the importance's forest.
+MOST_CATEGORIES = 10
 #: A value this far below the best accuracy, in points, would squeeze all others together.
 ACCURACY_RANGE = 15.0
 CLASS_NAMES = {
@@ -197,28 +200,37 @@ def importance(results: Results, trials: pd.DataFrame) -> list[Bar]:
         ImportError: Optuna, or scikit-learn that its evaluator needs, is not installed.
     """
     done = trials[trials["val_accuracy"].notna()]
-    settings = [
-        *(["label"] if done["label"].nunique() > 1 else []),
-        *varied(done, results.hyperparameters),
-    ]
+    # Forests of more trials take minutes and say the same.
+    done = done.sample(min(len(done), MOST_IMPORTANCE_TRIALS), random_state=0)
+    settings = varied(done, ["label", *results.hyperparameters])
     if len(done) < 4 or not settings or done["val_accuracy"].nunique() < 2:
         return []
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # What does not apply to a trial (an SVM's lr) is a value of its own: all columns categorical.
-    text = {s: [write("", v) or "none" for v in done[s].tolist()] for s in settings}
+    ranks = {name: _ranks(done[name]) for name in settings}
     spaces: dict[str, optuna.distributions.BaseDistribution] = {
-        s: optuna.distributions.CategoricalDistribution(sorted(set(values)))
-        for s, values in text.items()
+        name: optuna.distributions.CategoricalDistribution(sorted(set(values)))
+        if len(set(values)) <= MOST_CATEGORIES
+        else optuna.distributions.IntDistribution(0, max(values))
+        for name, values in ranks.items()
     }
     study = optuna.create_study(direction="maximize")
     for row, value in enumerate(done["val_accuracy"].tolist()):
-        params = {s: values[row] for s, values in text.items()}
+        params = {name: values[row] for name, values in ranks.items()}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=value))
-    found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    evaluator = FanovaImportanceEvaluator(n_trees=32, seed=0)
+    found = get_param_importances(study, evaluator=evaluator)
     return [Bar(name, float(value), None, None, len(done)) for name, value in found.items()]
+
+
+def _ranks(values: pd.Series[Any]) -> list[int]:
+    """Number the distinct values in order; what does not apply to a trial is a value of its own."""
+    known = {v for v in values.tolist() if not empty(v)}
+    order = sorted(known, key=lambda v: (isinstance(v, str), v))
+    place = {v: i + 1 for i, v in enumerate(order)}
+    return [0 if empty(v) else place[v] for v in values.tolist()]
 
 
 def timeline(trials: pd.DataFrame) -> list[Span]:

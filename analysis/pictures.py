@@ -76,7 +76,7 @@ def svg(key: str, draw: Callable[[Axes], None], *, width: float = 5.2, height: f
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="tip:([^"]*)">', r'<g class="tip"><title>\1</title>', text)
     # Only clip paths and markers are referred to by name; groups would repeat theirs.
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r' id="(?![mpC]\w*[0-9a-f]{8})[^"]*"', "", text)
     # The page sets the width; the view box keeps the shape.
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     for colour, variable in STAND_INS.items():
