@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.columns import heading
 from analysis.figures import (
@@ -40,7 +40,7 @@ _STATUS = {"completed": SERIES[0], "stopped": SERIES[3], "failed": SERIES[5]}
 _MARKERS = "osD^vP*X"
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
-    "font.size": 9,
+    "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": LINE,
@@ -57,7 +57,7 @@ _STYLE: dict[str, Any] = {
     "ytick.major.size": 0,
     "xtick.minor.size": 0,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
 }
 
 
@@ -180,7 +180,7 @@ def draw_parallel(ax: Axes, parallel: Parallel) -> None:
                 (x, height),
                 xytext=(4, 3),
                 textcoords="offset points",
-                fontsize=7.5,
+                fontsize=8.5,
                 color=INK,
                 zorder=5,
                 bbox={"facecolor": SURFACE, "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
@@ -275,7 +275,7 @@ def draw_confusion(ax: Axes, confusion: Confusion) -> None:
             actual, predicted = confusion.classes[row], confusion.classes[column]
             tip(box, f"{actual} taken for {predicted}: {count} ({100 * part:.1f} %)")
             if n <= 12:
-                ax.text(column, row, str(count), ha="center", va="center", fontsize=6.5)
+                ax.text(column, row, str(count), ha="center", va="center", fontsize=7.5)
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="predicted", ylabel="actual")
     ax.set_xticks(range(n), confusion.classes, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(n), confusion.classes)
@@ -298,15 +298,14 @@ def _limit(ax: Axes, top: float, bottom: float) -> float:
 
 
 def _plain_log(ax: Axes) -> None:
-    """Write 100, not 10^2, and name a few values where the axis spans less than a decade."""
+    """Write 100, not 10^2, and name values in between where the axis spans little."""
     low, high = ax.get_xlim()
-    write = FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}")
-    ax.xaxis.set_major_formatter(write)
-    if high / low < 30:
-        minor = FuncFormatter(lambda v, _: write(v) if f"{v:e}"[0] in "235" else "")
-        ax.xaxis.set_minor_formatter(minor)
-    else:
-        ax.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    steps = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 3) if high / low < 1000 else (1,)
+    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    ax.xaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 10 else f"{v:g}"))
 
 
 def _legend_below(ax: Axes) -> None:

@@ -21,6 +21,8 @@ from analysis.verdict import Finding
 FORMATS = ("text", "markdown", "csv", "latex", "json")
 #: Wide enough for any table where no terminal sets the width: a file or a pipe.
 UNBOUNDED = 400
+#: A table of more rows does not fit on a page.
+MOST_LATEX_ROWS = 45
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -111,8 +113,11 @@ def markdown(tables: Sequence[Table], findings: Sequence[Finding]) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    r"""Write one `table` environment each; the document needs `\usepackage{booktabs}`."""
-    parts = [r"% Needs \usepackage{booktabs} and \usepackage{graphicx}."]
+    r"""Write one `table` each, a `longtable` where it is longer than a page.
+
+    The document needs `\usepackage{booktabs,graphicx,longtable}`.
+    """
+    parts = [r"% Needs \usepackage{booktabs,graphicx,longtable}."]
     for table in tables:
         cells, order = readable(table.frame)
         if not len(cells.columns):
@@ -120,20 +125,29 @@ def latex(tables: Sequence[Table]) -> str:
         align = "".join("r" if numeric(order[c]) else "l" for c in cells)
         rows = _marked(table, cells, latex_escape, lambda s: rf"\textbf{{{s}}}")
         headings = " & ".join(latex_escape(heading(str(c))) for c in cells)
-        parts += [
-            r"\begin{table}",
-            rf"\caption{{{latex_escape(table.title)}}}\label{{tab:{table.key}}}",
-            r"\centering\small",
-            # Shrinks a table that is wider than the page and leaves a narrow one as it is.
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{{align}}}",
+        body = [
             r"\toprule",
             rf"{headings} \\",
             r"\midrule",
             *_ruled(table, [" & ".join(row) + r" \\" for row in rows]),
             r"\bottomrule",
+        ]
+        notes = [rf"\par\footnotesize {latex_escape(_shortened(note))}" for note in table.notes]
+        caption = rf"\caption{{{latex_escape(table.title)}}}\label{{tab:{table.key}}}"
+        if len(rows) > MOST_LATEX_ROWS:
+            start = rf"{{\scriptsize\begin{{longtable}}{{{align}}}{caption}\\"
+            parts += [start, *body, r"\end{longtable}", *notes, "}", ""]
+            continue
+        parts += [
+            r"\begin{table}",
+            caption,
+            r"\centering\small",
+            # Shrinks a table that is wider than the page and leaves a narrow one as it is.
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{align}}}",
+            *body,
             r"\end{tabular}}",
-            *(rf"\par\footnotesize {latex_escape(_shortened(note))}" for note in table.notes),
+            *notes,
             r"\end{table}",
             "",
         ]

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from synthetic_studies import quickstart
 
 from analysis.load import Results, load
+from tests.analysis.synthetic_studies import quickstart
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from rich.console import Console
-from synthetic_studies import resnet, write_study
 from typer.testing import CliRunner
 
 from analysis.cli import app, print_tables
 from analysis.errors import AnalysisError
+from tests.analysis.synthetic_studies import resnet, write_study
 
 
 def run(*arguments: object) -> Result:

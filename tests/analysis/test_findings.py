@@ -1,10 +1,9 @@
 from pathlib import Path
 
-from synthetic_studies import resnet, svm, write_study
-
 from analysis.findings import findings
 from analysis.load import Results, load
 from analysis.verdict import Finding, Verdict
+from tests.analysis.synthetic_studies import resnet, svm, write_study
 
 
 def find(found: list[Finding], text: str) -> Finding:

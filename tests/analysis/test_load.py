@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_studies import resnet, svm, write_study
 
 from analysis.errors import AnalysisError
 from analysis.load import Results, load
 from analysis.prepare import co_tenants, is_cpu
+from tests.analysis.synthetic_studies import resnet, svm, write_study
 from tuning.record import COLUMNS
 
 

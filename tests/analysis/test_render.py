@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_studies import resnet, write_study
 
 from analysis import tables
 from analysis.columns import readable, write
@@ -14,6 +13,7 @@ from analysis.load import Results, load
 from analysis.render import latex, latex_escape, markdown, render
 from analysis.speedup import speedup
 from analysis.tables import Table
+from tests.analysis.synthetic_studies import resnet, write_study
 
 HOSTILE = r"50%_of\{it}$ & <b>#1</b> ~^ | *x* 中"
 
@@ -86,10 +86,12 @@ def test_the_latex_compiles(
     reference_tables: list[Table], results: Results, tmp_path: Path
 ) -> None:
     hostile = Table("x", HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE], "n": [1]}), (HOSTILE,))
-    body = latex([*reference_tables, tables.comparison(results), *speedup(results), hostile])
+    long = Table("long", "Long", pd.DataFrame({"n": range(200), "a_b": ["x_y"] * 200}))
+    ours = [tables.comparison(results), *speedup(results)]
+    body = latex([*reference_tables, *ours, hostile, long])
     (tmp_path / "paper.tex").write_text(
         "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs}\n"
-        f"\\usepackage{{graphicx}}\n\\begin{{document}}\n{body}\n\\end{{document}}\n"
+        f"\\usepackage{{graphicx,longtable}}\n\\begin{{document}}\n{body}\n\\end{{document}}\n"
     )
     command = (
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from synthetic_studies import quickstart, resnet, write_study
 from typer.testing import CliRunner
 
 from analysis import figures, pictures
 from analysis.cli import app
 from analysis.load import Results, load
 from analysis.predictions import Predictions
+from tests.analysis.synthetic_studies import quickstart, resnet, write_study
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 

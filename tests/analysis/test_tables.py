@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_studies import resnet, svm, write_study
 
 from analysis import tables
 from analysis.load import Results, load
 from analysis.matching import find_pairs
 from analysis.search import search
 from analysis.speedup import speedup
+from tests.analysis.synthetic_studies import resnet, svm, write_study
 
 
 def rows(table: tables.Table, *columns: str) -> list[tuple[object, ...]]:
