@@ -95,7 +95,7 @@ def mark_best(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series[bool]:
     """
     best = pd.Series(data=False, index=frame.index)
     done = frame[frame["status"].eq("completed")]
-    for _, rows in done.groupby(list(by), dropna=False):
+    for _, rows in done.groupby(list(by), dropna=False, sort=False):
         column = "val_accuracy" if rows["val_accuracy"].notna().any() else "test_accuracy"
         best[rows.index[rows[column].eq(rows[column].max())]] = True
     return best
@@ -185,6 +185,7 @@ def hardware(results: Results, group: str = "dataset") -> Table:
         achieved_gflops=achieved, peak_share=100 * achieved / rows["peak_gflops"]
     ).sort_values(["dataset", "gflops", "total_seconds"], ascending=[True, True, False])
     columns = [
+        *(["study"] if rows["study"].nunique() > 1 else []),
         "device_label",
         "label",
         "batch_size",
@@ -258,7 +259,10 @@ def _table(
     rows = rows.assign(best=mark_best(rows, by))
     if sort:
         rows = rows.sort_values(
-            [group, "val_accuracy", "test_accuracy"], ascending=[True, False, False], kind="stable"
+            [group, "val_accuracy", "test_accuracy"],
+            ascending=[True, False, False],
+            kind="stable",
+            key=_comparable,
         )
     if rows.get("n", pd.Series([1])).max() == 1:
         columns = [c for c in columns if c != "n"]
@@ -266,6 +270,11 @@ def _table(
     if "best" in columns and rows["best"].any():
         notes = (*notes, _rule(rows, group))
     return Table(key, title, rows[list(names)].reset_index(drop=True), notes, group)
+
+
+def _comparable(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Make words of a column that mixes them with numbers (gamma: "scale" and 0.1)."""
+    return values.map(str, na_action="ignore") if values.dtype == object else values
 
 
 def _rule(rows: pd.DataFrame, group: str) -> str:

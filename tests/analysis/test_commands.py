@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from analysis.cli import app, print_tables
 from analysis.errors import AnalysisError
-from tests.analysis.synthetic_studies import resnet, write_study
+from tests.analysis.synthetic_studies import resnet, svm, write_study
 
 
 def run(*arguments: object) -> Result:
@@ -45,6 +45,13 @@ def test_where_sort_and_columns(folder: Path) -> None:
     times = [float(line.split(",")[2]) for line in lines[1:]]
     assert times == sorted(times, reverse=True)
     assert len(times) == 9
+
+
+@pytest.mark.parametrize("option", ["--group-by", "--sort"])
+def test_a_column_of_words_and_numbers_can_be_ordered(tmp_path: Path, option: str) -> None:
+    trials = [svm(gamma=0.1), svm(gamma="scale"), svm(gamma="auto"), svm(gamma=0.01)]
+    result = run("tables", write_study(tmp_path / "a", trials), "--table", "svm", option, "gamma")
+    assert result.exit_code == 0, result.output
 
 
 def test_group_by_puts_rows_together(folder: Path) -> None:
