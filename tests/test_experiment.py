@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def test_tensorboard_reads_curves_and_hyperparameters_with_final_metrics(finishe
     folder, _ = finished
     for name, trial in read_trials(folder).items():
         events = EventAccumulator(str(folder / "trials" / name)).Reload()
-        curve = events.Scalars("accuracy/validation (percent)")
+        curve = events.Scalars("accuracy_percent/validation")
         assert [e.value for e in curve] == pytest.approx([r["val_accuracy"] for r in trial.reports])
         content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
         plugin = plugin_data_pb2.HParamsPluginData.FromString(content)
@@ -166,21 +167,14 @@ def test_fresh_and_reused_actors_give_the_same_trials_and_accuracies(tmp_path, t
         )
     )  # fmt: skip
     columns = ("trial_id", "status", "model", "lr", "seed", "val_accuracy", "test_accuracy")
-    tables, processes = [], []
+    tables = []
     for reuse in ("true", "false"):
         result = tuning_command("run", study, "--set", f"reuse_actors={reuse}")
         assert result.returncode == 0, result.stderr + result.stdout
         rows = table(folder_of(result))
         tables.append([[row[c] for c in columns] for row in rows])
-        tune = folder_of(result) / "tune"
-        processes.append({json.loads(line)["pid"] for line in _tune_results(tune)})
     assert tables[0] == tables[1]
     assert len(tables[0]) == 6
-
-
-def _tune_results(tune):
-    """Lines of Tune's own state that name the process of a trial."""
-    return [line for path in tune.rglob("result.json") for line in path.read_text().splitlines()]
 
 
 def test_a_killed_study_is_finished_without_repeating_finished_trials(tmp_path, tuning_command):
@@ -241,7 +235,7 @@ def test_fractions_of_logical_gpus_bound_how_many_trials_run_at_once(tmp_path, t
                                   "fixed": {"epochs": 1, "train_size": 320}})
     )  # fmt: skip
     ray = Path(sys.executable).with_name("ray")
-    environment = os.environ | {"RAY_TMPDIR": str(tmp_path)}
+    environment = os.environ | {"RAY_TMPDIR": tempfile.mkdtemp()}  # sockets need short paths
     head = [ray, "start", "--head", "--port=26379", "--num-cpus=8", "--num-gpus=2",
             "--include-dashboard=false", "--disable-usage-stats"]  # fmt: skip
     subprocess.run(head, check=True, capture_output=True, env=environment)

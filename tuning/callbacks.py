@@ -23,14 +23,14 @@ from tuning.study import Study
 TABLE_EVERY = 2.0
 #: Metrics of a report that TensorBoard shows over epochs, by group.
 SCALARS = {
-    "accuracy/validation (percent)": "val_accuracy",
-    "accuracy/test (percent)": "test_accuracy",
+    "accuracy_percent/validation": "val_accuracy",
+    "accuracy_percent/test": "test_accuracy",
     "loss/training": "train_loss",
     "loss/validation": "val_loss",
-    "time/training (seconds)": "train_seconds",
-    "time/total (seconds)": "total_seconds",
-    "time/prediction of the test split (seconds)": "predict_seconds",
-    "throughput/images per second": "images_per_second",
+    "seconds/training": "train_seconds",
+    "seconds/total": "total_seconds",
+    "seconds/prediction_of_test": "predict_seconds",
+    "throughput/images_per_second": "images_per_second",
     "memory/bytes": "memory_bytes",
 }
 #: Metrics of a row that the HParams dashboard shows.

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from tuning import ray_settings
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -52,9 +54,10 @@ def run(
 ) -> None:
     """Run a study and print its tables; the last line is the study folder."""
     study = _load(study_file, settings)
+    ray_settings.apply(address)
     from tuning import experiment
 
-    console = Console()
+    console = _console()
     _finish(lambda: experiment.run(study, storage, address, console), console)
 
 
@@ -64,9 +67,10 @@ def resume(
     address: Address = None,
 ) -> None:
     """Finish an interrupted study; finished trials are not repeated."""
+    ray_settings.apply(address)
     from tuning import experiment
 
-    console = Console()
+    console = _console()
     _finish(lambda: experiment.resume(folder, address, console), console)
 
 
@@ -86,6 +90,7 @@ def plan(
 ) -> None:
     """Say what a study would do: trials, slots, time and memory; trains nothing."""
     study = _load(study_file, settings)
+    ray_settings.apply(address)
     from tuning import plan as planning
 
     try:
@@ -95,7 +100,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=2))
     else:
-        planning.show(made, Console())
+        planning.show(made, _console())
 
 
 @app.command()
@@ -133,6 +138,12 @@ def schema() -> None:
 def main() -> None:
     """Run the command line."""
     app()
+
+
+def _console() -> Console:
+    """Return the console; output that goes to a file or a pipe is given room for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def _load(study_file: Path, settings: list[str] | None) -> Study:

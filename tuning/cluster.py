@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from tuning import ray_settings
 from tuning.resources import Host
-
-#: Set before Ray starts, so that its workers have them too.
-ENVIRONMENT = {
-    # Our callbacks write results; a failed trial has no metric, which Tune would take for a fault.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # Relative paths of a study mean the folder in which it was started.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # The older of Tune's two console outputs is the one that can be silenced.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # Trials that ask for no GPU see none; the default of later versions of Ray, said aloud.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-}
 
 
 class ClusterError(RuntimeError):
@@ -37,7 +24,7 @@ def connect(address: str | None) -> Iterator[None]:
     Raises:
         ClusterError: it cannot be reached or started.
     """
-    os.environ.update(ENVIRONMENT)
+    ray_settings.apply(address)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     try:
         ray.init(
