@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,29 @@ def wait_for_finished(storage, count):
                 return record.parent
         time.sleep(0.2)
     raise AssertionError("the study did not get that far")
+
+
+@contextmanager
+def ray_head(*arguments):
+    """A Ray head of its own with logical resources, ended without touching any other Ray."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    port = 26379 + os.getpid() % 1000
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--include-dashboard=false",
+               "--disable-usage-stats", *arguments]  # fmt: skip
+    # Sockets need short paths.
+    environment = os.environ | {"RAY_TMPDIR": tempfile.mkdtemp()}
+    head = subprocess.Popen(
+        command, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait()
 
 
 @pytest.fixture(scope="module")
@@ -234,15 +259,8 @@ def test_fractions_of_logical_gpus_bound_how_many_trials_run_at_once(tmp_path, t
         yaml.safe_dump(MINIMAL | {"space": space, "resources": {"cpu": 0.5, "gpu": 0.5},
                                   "fixed": {"epochs": 1, "train_size": 320}})
     )  # fmt: skip
-    ray = Path(sys.executable).with_name("ray")
-    environment = os.environ | {"RAY_TMPDIR": tempfile.mkdtemp()}  # sockets need short paths
-    head = [ray, "start", "--head", "--port=26379", "--num-cpus=8", "--num-gpus=2",
-            "--include-dashboard=false", "--disable-usage-stats"]  # fmt: skip
-    subprocess.run(head, check=True, capture_output=True, env=environment)
-    try:
-        result = tuning_command("run", study, "--address", "127.0.0.1:26379")
-    finally:
-        subprocess.run([ray, "stop", "--force"], check=True, capture_output=True)
+    with ray_head("--num-cpus=8", "--num-gpus=2") as address:
+        result = tuning_command("run", study, "--address", address)
     assert result.returncode == 0, result.stderr + result.stdout
     assert "4 at once" in result.stdout
     folder = folder_of(result)
