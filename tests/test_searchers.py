@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import shutil
+
 import optuna
 import pytest
 
 from tests.conftest import MINIMAL
 from tuning.record import Record, read_events, read_trials
-from tuning.searchers import ResumeError, StudySearcher, strategy
-from tuning.study_file import validate
+from tuning.searchers import (
+    ResumeError,
+    StudySearcher,
+    WarmStartError,
+    known_results,
+    strategy,
+)
+from tuning.study_file import StudyError, dump, validate
 
 SAMPLED = MINIMAL | {
     "space": {"lr": {"loguniform": [0.001, 1]}, "batch_size": {"choice": [16, 32]}},
@@ -90,3 +98,95 @@ def test_a_failed_trial_never_reaches_optuna_as_a_value(tmp_path):
     searcher.on_trial_complete("a", {"failure": "NonFiniteLoss", "done": True})
     states = [trial.state for trial in searcher.strategy._optuna.trials]
     assert states == [optuna.trial.TrialState.FAIL]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsga2", "qmc", "random"])
+def test_each_sampler_is_deterministic_and_survives_a_resume(tmp_path, sampler):
+    search = {"algorithm": "optuna", "sampler": sampler, "trials": 16, "seed": 5}
+    study = validate(SAMPLED | {"search": search}, "f")
+    for name in ("a", "b", "cut"):
+        (tmp_path / name).mkdir()
+    expected = drive(StudySearcher(study, Record(tmp_path / "a")), 16)
+    assert drive(StudySearcher(study, Record(tmp_path / "b")), 16) == expected
+    first = drive(StudySearcher(study, Record(tmp_path / "cut")), 13)
+    resumed = StudySearcher(study, Record(tmp_path / "cut"), list(read_events(tmp_path / "cut")))
+    assert first + drive(resumed, 16) == expected
+    other = validate(SAMPLED | {"search": search | {"seed": 6}}, "f")
+    (tmp_path / "other").mkdir()
+    assert drive(StudySearcher(other, Record(tmp_path / "other")), 16) != expected
+
+
+FEW = {"lr": {"ordinal": [0.001, 0.01, 0.1]}, "batch_size": {"choice": [16, 32]}}
+
+
+def test_no_configuration_is_tried_twice_while_another_is_left():
+    strategies = strategy(validate(SAMPLED | {"space": FEW}, "f"))
+    found = []
+    for number in range(6):
+        config = strategies.ask(f"{number:05d}")
+        found.append((config["lr"], config["batch_size"]))
+        strategies.tell(f"{number:05d}", value(config))
+    assert len(set(found)) == 6
+    assert strategies.ask("00006") is not None
+
+
+def test_starting_points_come_first_and_known_results_are_not_run():
+    points = [
+        {"values": {"lr": 0.1, "batch_size": 16}, "result": 70.0},
+        {"values": {"lr": 0.01}},
+    ]
+    study = SAMPLED | {"space": FEW, "search": SAMPLED["search"] | {"points": points}}
+    searcher = strategy(validate(study, "f"))
+    searcher.learn(points[0]["values"], 70.0)
+    found = [searcher.ask(f"{n:05d}") for n in range(5)]
+    assert found[0]["lr"] == 0.01
+    assert (0.1, 16) not in {(c["lr"], c["batch_size"]) for c in found}
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"lr": 0.5}, r"search\.points\.0\.lr: got 0\.5; no domain of `space` has it"),
+    ({"lrr": 0.1}, r"search\.points\.0\.lrr: got 0\.1; `space` has no such key"),
+])  # fmt: skip
+def test_a_point_outside_of_the_space_is_refused(values, message):
+    search = SAMPLED["search"] | {"points": [{"values": values}]}
+    with pytest.raises(StudyError, match=message):
+        validate(SAMPLED | {"space": FEW, "search": search}, "f")
+
+
+def earlier_study(folder):
+    folder.mkdir()
+    study = validate(SAMPLED, "f")
+    (folder / "study.yaml").write_text(dump(study))
+    return drive(StudySearcher(study, Record(folder)), 12)
+
+
+def test_trials_of_an_earlier_study_enter_the_searcher_and_outlive_its_folder(tmp_path):
+    configs = earlier_study(tmp_path / "earlier")
+    (tmp_path / "new").mkdir()
+    warm = SAMPLED["search"] | {"warm_start": [str(tmp_path / "earlier")], "seed": 9}
+    study = validate(SAMPLED | {"search": warm}, "f")
+    record = Record(tmp_path / "new")
+    searcher = StudySearcher(study, record)
+    known = searcher.strategy._optuna.trials
+    assert [t.params["lr"] for t in known] == [c["lr"] for c in configs]
+    assert [t.value for t in known] == [value(c) for c in configs]
+    first = drive(searcher, 3)
+    shutil.rmtree(tmp_path / "earlier")
+    resumed = StudySearcher(study, record, list(read_events(tmp_path / "new")))
+    assert len(resumed.strategy._optuna.trials) == 12 + 3
+    assert [t.config["lr"] for t in resumed.trials.values()] == [c["lr"] for c in first]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"space": {"batch_size": {"choice": [64]}}}, "none of its 12 trials is one that this study"),
+    ({"fixed": {"epochs": 7}}, "none of its 12 trials"),
+    ({"dataset": {"name": "digits", "seed": 1}}, "another data set, split or size"),
+])  # fmt: skip
+def test_an_earlier_study_that_has_nothing_for_this_one_is_refused(tmp_path, changes, message):
+    earlier_study(tmp_path / "earlier")
+    search = SAMPLED["search"] | {"warm_start": [str(tmp_path / "earlier")]}
+    with pytest.raises(WarmStartError, match=message):
+        known_results(validate(SAMPLED | changes | {"search": search}, "f"))
+    with pytest.raises(WarmStartError, match="is no study folder"):
+        nowhere = SAMPLED["search"] | {"warm_start": [str(tmp_path / "nowhere")]}
+        known_results(validate(SAMPLED | {"search": nowhere}, "f"))

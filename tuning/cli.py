@@ -1,4 +1,4 @@
-"""The command line: `tuning run`, `plan`, `check`, `resume` and `data`.
+"""The command line: `tuning run`, `plan`, `check`, `resume`, `replay` and `data`.
 
 Ray and torch are imported inside the commands that need them, so that `--help` and `check` answer
 at once.
@@ -125,6 +125,28 @@ def data(
     )
     for file, digest in loaded.checksums.items():
         typer.echo(f"  {file}: SHA-256 {digest}")
+
+
+@app.command()
+def replay(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Folder of a finished grid.")],
+    search: Annotated[str, typer.Option(help="grid, random, or a sampler of Optuna.")] = "tpe",
+    scheduler: Annotated[str, typer.Option(help="fifo, asha, hyperband or median.")] = "asha",
+    slots: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 30,
+    trials: Annotated[int | None, typer.Option(min=1, help="Default: as many as the grid.")] = None,
+    target: Annotated[float, typer.Option(help="Share of the table's best value.")] = 0.995,
+) -> None:
+    """Search a recorded grid again in simulated time; trains nothing."""
+    from tuning import replay as replaying
+
+    try:
+        _console().print(
+            replaying.summary(table, search, scheduler, slots, seeds, trials, target),
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    except ValueError as error:
+        _refuse(*str(error).splitlines())
 
 
 @app.command()

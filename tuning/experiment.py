@@ -25,7 +25,7 @@ from tuning.data import ImageData, load_dataset
 from tuning.record import Event, Record, read_events, write_atomically, write_json
 from tuning.resources import count_slots, request
 from tuning.searchers import ResumeError, StudySearcher, count_trials
-from tuning.study import Study, sample_configs
+from tuning.study import NO_DATASET, Study, sample_configs
 from tuning.study_file import dump, load
 from tuning.trial import StudyTrial
 
@@ -103,12 +103,8 @@ def _fit(
     """Run all trials that the record does not hold as finished."""
     record = Record(folder)
     scheduler = schedulers.build_scheduler(study)
-    searcher = StudySearcher(
-        study,
-        record,
-        events,
-        on_resumed=lambda trial, tune_id: schedulers.replay(scheduler, trial, tune_id),
-    )
+    schedulers.replay(scheduler, events)
+    searcher = StudySearcher(study, record, events)
     session = 1 + sum(event["event"] == "session" for event in events)
     record.append(
         "session",
@@ -120,8 +116,6 @@ def _fit(
     )
     total = count_trials(study)
     finished = [trial for trial in searcher.trials.values() if trial.finished]
-    for trial in finished:
-        schedulers.replay(scheduler, trial, f"earlier-{trial.trial}")
     _announce(study, total, len(finished), slots, console)
     recorder = Recorder(study, folder, record, searcher.trials)
     progress = Progress(study, console, searcher.trials, total, slots)
@@ -157,14 +151,15 @@ def _tuner(
         bundle = {"CPU": wanted.cpu} | ({"GPU": wanted.gpu} if wanted.gpu else {})
         return tune.PlacementGroupFactory([bundle])
 
-    trainable = tune.with_parameters(StudyTrial, folder=str(folder), data=data)
+    code = str(Path(study.code).resolve()) if study.code else None
+    trainable = tune.with_parameters(StudyTrial, folder=str(folder), data=data, code=code)
     return tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=trials,
-            max_concurrent_trials=slots,
+            max_concurrent_trials=schedulers.concurrency(study, slots),
             reuse_actors=study.reuse_actors,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
@@ -193,7 +188,8 @@ def _announce(study: Study, total: int, finished: int, slots: int, console: Cons
 
 
 def _load_data(study: Study) -> dict[str, ImageData]:
-    return {name: load_dataset(name, study.dataset) for name in study.datasets()}
+    names = [name for name in study.datasets() if name != NO_DATASET]
+    return {name: load_dataset(name, study.dataset) for name in names}
 
 
 def _slots(study: Study, storage: Path) -> int:

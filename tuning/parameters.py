@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter
 
-TrainableName = Literal["resnet", "svm"]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -85,14 +87,68 @@ class SVMParameters(Parameters):
     train_size: PositiveInt | None = Field(
         None, description="train on a stratified subset of this many images (default: all)"
     )
+    rungs: Annotated[int, Field(ge=1, le=6)] = Field(
+        1,
+        description="fit on growing subsets first, each three times the last, so that a scheduler "
+        "can stop early: 3 fits a ninth, a third and all; `epoch` counts in the smallest subset",
+    )
+
+
+class FreeParameters(BaseModel):
+    """Parameters of a user's trainable that declares none: any names, any values."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 PARAMETERS: dict[str, type[Parameters]] = {"resnet": ResNetParameters, "svm": SVMParameters}
 
 
+class TrainableError(ValueError):
+    """A trainable's name leads to no class; the text says why."""
+
+
+def find_trainable(name: str, code: str | None = None) -> Any:
+    """Return the class that `package.module:Class` names.
+
+    Args:
+        name: of the user's own trainable.
+        code: a folder in which Python looks for the module first.
+
+    Raises:
+        TrainableError: there is no such class.
+    """
+    module, _, attribute = name.partition(":")
+    if code is not None and (folder := str(Path(code).resolve())) not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, SyntaxError, ValueError, AttributeError) as error:
+        raise TrainableError(f"{name!r} cannot be imported ({error})") from None
+
+
+def parameters_of(trainable: str) -> type[BaseModel]:
+    """Return the model of a trainable's parameters; a user's class may have it as `Parameters`.
+
+    Raises:
+        TrainableError: there is no such trainable.
+    """
+    if trainable in PARAMETERS:
+        return PARAMETERS[trainable]
+    model: type[BaseModel] = getattr(find_trainable(trainable), "Parameters", FreeParameters)
+    return model
+
+
+def knows(trainable: str, key: str) -> bool:
+    """Return whether a trainable has a parameter of this name."""
+    model = parameters_of(trainable)
+    return key in model.model_fields or model.model_config.get("extra") == "allow"
+
+
 def value_adapter(trainable: str, key: str) -> TypeAdapter[Any]:
     """Return the validator of one parameter's value."""
-    field = PARAMETERS[trainable].model_fields[key]
+    field = parameters_of(trainable).model_fields.get(key)
+    if field is None:
+        return TypeAdapter(Any)
     annotation: Any = field.annotation
     for constraint in field.metadata:
         annotation = Annotated[annotation, constraint]

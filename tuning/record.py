@@ -7,6 +7,7 @@ checksummed and flushed to the disk before the study goes on. `trials.csv` is ma
 A line is eight hexadecimal digits (the CRC-32 of the rest), a space, and one JSON object:
 
     session  time, session, host, pid, version     a driver started or resumed the study
+    known    time, results                         what the searcher knows from elsewhere
     trial    time, trial, config                   the searcher suggested a configuration
     start    time, trial, session                  a trial began (or went on) on a host
     facts    time, trial, facts                    what does not change within a trial

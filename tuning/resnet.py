@@ -139,9 +139,20 @@ class ResNetTraining:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule:
             self.schedule.load_state_dict(state["schedule"])
+        else:
+            # The state may be another trial's, under population based training.
+            self._set_hyperparameters()
         self.scaler.load_state_dict(state["scaler"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
+
+    def _set_hyperparameters(self) -> None:
+        """Give the optimizer this trial's own values, whatever its state held."""
+        p = self.parameters
+        for group in self.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = p.lr, p.weight_decay
+            if "momentum" in group:
+                group["momentum"] = p.momentum
 
     def _test(self) -> dict[str, Any]:
         self.network.load_state_dict(self.best_weights)

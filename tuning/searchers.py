@@ -8,19 +8,26 @@ the searcher's own needs to be saved, so nothing of it can be lost or silently r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
 from ray.tune.search import Searcher
 
-from tuning.record import Event, Record, TrialRecord, apply
+from tuning.record import Event, Record, TrialRecord, apply, read_trials
+from tuning.samplers import Encoder, build_sampler, tuned
 from tuning.space import Config, draw, expand
 from tuning.study import Study
+from tuning.study_file import StudyError, load
 
 
 class ResumeError(ValueError):
     """A study cannot go on as it began; the text says why."""
+
+
+class WarmStartError(ValueError):
+    """A study cannot begin with what an earlier one found; the text says why."""
 
 
 class Strategy(Protocol):
@@ -31,6 +38,9 @@ class Strategy(Protocol):
 
     def tell(self, trial: str, value: float | None) -> None:
         """Take the metric of a finished trial; None for a failed one."""
+
+    def learn(self, values: Config, value: float) -> None:
+        """Take the metric of a configuration that was run elsewhere, before the first `ask`."""
 
 
 class Listed:
@@ -45,22 +55,58 @@ class Listed:
     def tell(self, trial: str, value: float | None) -> None:
         """Learn nothing."""
 
+    def learn(self, values: Config, value: float) -> None:
+        """Learn nothing."""
+
 
 class Sampled:
-    """Configurations that one of Optuna's samplers proposes."""
+    """Configurations that one of Optuna's samplers proposes.
+
+    In a space of few values a sampler often proposes what was tried already. It is then asked
+    again, `PATIENCE` times, and after that the next configuration is drawn at random.
+    """
+
+    PATIENCE = 20
 
     def __init__(self, study: Study) -> None:
         self._study = study
         self._space = study.full_space()
         self._trials: dict[str, optuna.Trial] = {}
-        self._optuna = _optuna_study(study, optuna.samplers.TPESampler(seed=study.search.seed))
+        self._tried: set[Any] = set()
+        self._optuna = _optuna_study(study, build_sampler(study))
+        seed = study.search.seed
+        self._draws = _optuna_study(study, optuna.samplers.RandomSampler(seed=seed))
+        for point in study.search.points:
+            if point.result is None:
+                self._optuna.enqueue_trial(Encoder(self._space, point.values).params)
 
     def ask(self, trial: str) -> Config | None:
         if len(self._trials) == self._study.search.trials:
             return None
-        self._trials[trial] = self._optuna.ask()
-        config = draw(self._space, self._trials[trial])
+        for attempt in range(2 * self.PATIENCE):
+            if attempt >= self.PATIENCE:
+                values = draw(self._space, self._draws.ask())
+                self._optuna.enqueue_trial(Encoder(self._space, values).params)
+            asked = self._optuna.ask()
+            config = draw(self._space, asked)
+            if not self._study.search.distinct or tuned(config) not in self._tried:
+                break
+            self._optuna.tell(asked, state=optuna.trial.TrialState.FAIL)
+        else:
+            asked = self._optuna.ask()
+            config = draw(self._space, asked)
+        self._trials[trial] = asked
+        self._tried.add(tuned(config))
         return self._study.complete(config) | {"seed": self._study.search.seed}
+
+    def learn(self, values: Config, value: float) -> None:
+        known = Encoder(self._space, values)
+        self._optuna.add_trial(
+            optuna.trial.create_trial(
+                params=known.params, distributions=known.distributions, value=value
+            )
+        )
+        self._tried.add(tuned(known.config))
 
     def tell(self, trial: str, value: float | None) -> None:
         state = optuna.trial.TrialState.FAIL if value is None else None
@@ -110,7 +156,7 @@ def _drawn(study: Study, count: int) -> Iterator[Config]:
 
 def _optuna_study(study: Study, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     # Optuna announces every trial on the console; the progress table does that.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = optuna.study.StudyDirection
     direction = directions.MAXIMIZE if study.search.mode == "max" else directions.MINIMIZE
     return optuna.create_study(sampler=sampler, direction=direction)
@@ -126,6 +172,52 @@ def metric_value(study: Study, trial: TrialRecord) -> float | None:
     return max(values) if study.search.mode == "max" else min(values)
 
 
+def known_results(study: Study) -> list[dict[str, Any]]:
+    """Return the results that a study begins with: of its `points` and its `warm_start` folders.
+
+    Returns:
+        Mappings with `values` (parameters of the space), `value` (the metric) and `source`.
+
+    Raises:
+        WarmStartError: a folder is no study, or has nothing for this one.
+    """
+    results = [
+        {"values": point.values, "value": point.result, "source": "study file"}
+        for point in study.search.points
+        if point.result is not None
+    ]
+    for folder in study.search.warm_start:
+        results += _earlier_results(study, Path(folder))
+    return results
+
+
+def _earlier_results(study: Study, folder: Path) -> list[dict[str, Any]]:
+    try:
+        earlier, trials = load(folder / "study.yaml"), read_trials(folder)
+    except (FileNotFoundError, StudyError) as error:
+        raise WarmStartError(f"search.warm_start: {folder}: is no study folder ({error})") from None
+    where = {"folder", "path"}
+    if earlier.dataset.model_dump(exclude=where) != study.dataset.model_dump(exclude=where):
+        raise WarmStartError(f"search.warm_start: {folder}: has another data set, split or size")
+    results = []
+    space = study.full_space()
+    for trial in trials.values():
+        value = metric_value(study, trial)
+        config = {k: v for k, v in trial.config.items() if k != "seed"}
+        try:
+            known = Encoder(space, config)
+        except ValueError:
+            continue
+        if value is not None and trial.finished and study.complete(known.config) == config:
+            results.append({"values": known.values, "value": value, "source": folder.name})
+    if not results:
+        raise WarmStartError(
+            f"search.warm_start: {folder}: none of its {len(trials)} trials is one that this study "
+            "could run (same fixed parameters, values inside `space`)"
+        )
+    return results
+
+
 class StudySearcher(Searcher):
     """Feeds a strategy's proposals to Ray Tune, and writes each into the record first.
 
@@ -138,7 +230,6 @@ class StudySearcher(Searcher):
         study: Study,
         record: Record,
         events: Iterable[Event] = (),
-        on_resumed: Callable[[TrialRecord, str], None] = lambda trial, tune_id: None,
     ) -> None:
         """Begin a study, or rebuild the searcher of one from its events.
 
@@ -146,7 +237,6 @@ class StudySearcher(Searcher):
             study: what to search.
             record: where suggestions are written.
             events: what the record holds already.
-            on_resumed: called with an unfinished trial and Tune's id of it before it goes on.
 
         Raises:
             ResumeError: the searcher does not propose again what the record says it did.
@@ -154,19 +244,27 @@ class StudySearcher(Searcher):
         super().__init__(metric=study.search.metric, mode=study.search.mode)
         self.study = study
         self.record = record
-        self.on_resumed = on_resumed
         self.strategy = strategy(study)
         self.trials: dict[str, TrialRecord] = {}
+        events = list(events)
         for event in events:
             self._replay(event)
+        if not any(event["event"] in ("trial", "known") for event in events):
+            self._begin()
         self.unfinished = [t for t in self.trials.values() if not t.finished]
         self._by_tune_id: dict[str, TrialRecord] = {}
+
+    def _begin(self) -> None:
+        """Write what is known from elsewhere into the record, and learn it."""
+        results = known_results(self.study)
+        if results:
+            self.record.append("known", time=time.time(), results=results)
+            self._replay({"event": "known", "results": results})
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial: an unfinished one first."""
         if self.unfinished:
             trial = self.unfinished.pop(0)
-            self.on_resumed(trial, trial_id)
         else:
             name = f"{len(self.trials):05d}"
             config = self.strategy.ask(name)
@@ -197,6 +295,9 @@ class StudySearcher(Searcher):
                     f"{config}; the study file or the version of Optuna has changed"
                 )
             self.trials[name] = TrialRecord(name, config)
+        elif event["event"] == "known":
+            for result in event["results"]:
+                self.strategy.learn(result["values"], result["value"])
         elif "trial" in event:
             trial = self.trials[event["trial"]]
             apply(trial, event)

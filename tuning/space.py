@@ -4,6 +4,7 @@ A space maps a parameter to a value (fixed) or to a domain, which is a mapping w
 
     {grid: [a, b]}            every value; under the grid search
     {choice: [a, b]}          one of the values
+    {ordinal: [a, b]}         one of the values, in an order that means something
     {uniform: [lo, hi]}       a real number
     {loguniform: [lo, hi]}    a real number, uniform in its logarithm
     {quniform: [lo, hi, q]}   lo, lo + q, ... up to hi
@@ -49,6 +50,14 @@ def _all_different(values: list[Any]) -> list[Any]:
         if key in keys[:index]:
             raise PydanticCustomError("domain", "names {value} twice", {"value": repr(key[1])})
     return values
+
+
+def _within(bounds: list[Any], value: Any, kinds: tuple[type, ...]) -> bool:
+    """Return whether a value lies in `low, high` or `low, high, step`."""
+    low, high, *step = bounds
+    if type(value) not in kinds or not low <= value <= high:
+        return False
+    return not step or abs((value - low) / step[0] - round((value - low) / step[0])) < 1e-9
 
 
 def _ascending(bounds: list[Any]) -> list[Any]:
@@ -98,6 +107,14 @@ class Domain(BaseModel):
         """Draw one value."""
         raise NotImplementedError
 
+    def contains(self, value: Any) -> bool:
+        """Return whether the domain has a value."""
+        return any(type(value) is type(v) and value == v for v in self.corners())
+
+    def encode(self, value: Any) -> Any:
+        """Return what the sampler must suggest for `draw` to return a value."""
+        return value
+
 
 class Grid(Domain):
     """Every one of the values, with every combination of the other grids."""
@@ -120,6 +137,21 @@ class Choice(Domain):
         return sampler.suggest_categorical(name, self.choice)
 
 
+class Ordinal(Domain):
+    """One of the values, neighbours in the list being alike: sizes, or rates a step apart."""
+
+    ordinal: Values
+
+    def corners(self) -> list[Any]:
+        return self.ordinal
+
+    def draw(self, name: str, sampler: Sampler) -> Any:
+        return self.ordinal[sampler.suggest_int(name, 0, len(self.ordinal) - 1)]
+
+    def encode(self, value: Any) -> Any:
+        return self.ordinal.index(value)
+
+
 class Uniform(Domain):
     """A real number in `[low, high]`."""
 
@@ -127,6 +159,9 @@ class Uniform(Domain):
 
     def corners(self) -> list[Any]:
         return self.uniform
+
+    def contains(self, value: Any) -> bool:
+        return _within(self.uniform, value, (int, float))
 
     def draw(self, name: str, sampler: Sampler) -> Any:
         return sampler.suggest_float(name, *self.uniform)
@@ -140,6 +175,9 @@ class LogUniform(Domain):
     def corners(self) -> list[Any]:
         return self.loguniform
 
+    def contains(self, value: Any) -> bool:
+        return _within(self.loguniform, value, (int, float))
+
     def draw(self, name: str, sampler: Sampler) -> Any:
         return sampler.suggest_float(name, *self.loguniform, log=True)
 
@@ -151,6 +189,9 @@ class QUniform(Domain):
 
     def corners(self) -> list[Any]:
         return self.quniform[:2]
+
+    def contains(self, value: Any) -> bool:
+        return _within(self.quniform, value, (int, float))
 
     def draw(self, name: str, sampler: Sampler) -> Any:
         low, high, step = self.quniform
@@ -165,6 +206,9 @@ class Int(Domain):
     def corners(self) -> list[Any]:
         return self.int_
 
+    def contains(self, value: Any) -> bool:
+        return _within(self.int_, value, (int,))
+
     def draw(self, name: str, sampler: Sampler) -> Any:
         return sampler.suggest_int(name, *self.int_)
 
@@ -177,6 +221,9 @@ class LogInt(Domain):
     def corners(self) -> list[Any]:
         return self.logint
 
+    def contains(self, value: Any) -> bool:
+        return _within(self.logint, value, (int,))
+
     def draw(self, name: str, sampler: Sampler) -> Any:
         return sampler.suggest_int(name, *self.logint, log=True)
 
@@ -188,6 +235,9 @@ class QInt(Domain):
 
     def corners(self) -> list[Any]:
         return self.qint[:2]
+
+    def contains(self, value: Any) -> bool:
+        return _within(self.qint, value, (int,))
 
     def draw(self, name: str, sampler: Sampler) -> Any:
         low, high, step = self.qint
@@ -207,7 +257,7 @@ class Branch(Domain):
 
 
 DOMAINS: tuple[type[Domain], ...] = (
-    Grid, Choice, Uniform, LogUniform, QUniform, Int, LogInt, QInt, Branch,
+    Grid, Choice, Ordinal, Uniform, LogUniform, QUniform, Int, LogInt, QInt, Branch,
 )  # fmt: skip
 KEYS = tuple(field.alias or name for d in DOMAINS for name, field in d.model_fields.items())
 
@@ -224,6 +274,7 @@ def _kind(entry: Any) -> str | None:
 Entry = Annotated[
     Annotated[Grid, Tag("grid")]
     | Annotated[Choice, Tag("choice")]
+    | Annotated[Ordinal, Tag("ordinal")]
     | Annotated[Uniform, Tag("uniform")]
     | Annotated[LogUniform, Tag("loguniform")]
     | Annotated[QUniform, Tag("quniform")]

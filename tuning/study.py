@@ -8,12 +8,23 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from tuning.parameters import PARAMETERS, TrainableName, value_adapter
-from tuning.space import Branch, Config, Domain, Grid, Space, expand, ways
+from tuning.parameters import (
+    PARAMETERS,
+    TrainableError,
+    find_trainable,
+    knows,
+    parameters_of,
+    value_adapter,
+)
+from tuning.space import Branch, Config, Domain, Grid, Space, Value, expand, ways
 
 #: Data sets of hand-written digits: a mirrored digit is no digit, so they are never flipped.
 DIGITS = ("mnist", "digits")
 DATASETS = ("fashion_mnist", "mnist", "digits")
+#: The data set of a user's own trainable that brings its own data.
+NO_DATASET = "none"
+#: Metrics of the trainables that come with the package, and the direction of each.
+METRICS = {"val_accuracy": "max", "val_loss": "min"}
 #: Keys of a configuration that belong to the trial rather than to its trainable.
 TRIAL_KEYS = ("trainable", "dataset")
 
@@ -41,7 +52,8 @@ class Dataset(Section):
 
     name: Name = Field(
         "fashion_mnist",
-        description="fashion_mnist, mnist, digits, or a name of your own together with `path`",
+        description="fashion_mnist, mnist, digits, or a name of your own together with `path`; "
+        "none, for a trainable of your own that brings its data",
     )
     path: str | None = Field(
         None, description="your own data: a folder of IDX files, or one .npz of images and labels"
@@ -58,18 +70,45 @@ class Dataset(Section):
     )
 
 
+class Point(Section):
+    """A configuration that the search begins with, or knows the result of."""
+
+    values: dict[str, Value] = Field(description="parameters of the space; others are sampled")
+    result: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="the metric, if it is known: then the configuration is not run"
+    )
+
+
 class Search(Section):
     """How configurations are chosen."""
 
     algorithm: Literal["grid", "random", "optuna"] = Field(
         "grid", description="grid: all combinations; random: independent draws; optuna: a sampler"
     )
-    sampler: Literal["tpe"] = Field("tpe", description="Optuna's sampler")
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"] = Field(
+        "tpe",
+        description="Optuna's sampler: tree-structured Parzen estimator, Gaussian process, CMA-ES, "
+        "NSGA-II, quasi-Monte Carlo (scrambled Sobol), or independent draws",
+    )
+    distinct: bool = Field(
+        True, description="optuna: try no configuration twice while another one is left"
+    )
+    points: list[Point] = Field(
+        default_factory=list,
+        description="optuna: configurations to begin with, or whose results are known",
+    )
+    warm_start: list[str] = Field(
+        default_factory=list,
+        description="optuna: folders of earlier studies; their trials that this study could have "
+        "run enter the searcher as known results",
+    )
     trials: PositiveInt | None = Field(
         None, description="number of configurations to try (random and optuna; grid tries all)"
     )
-    metric: Literal["val_accuracy", "val_loss"] = Field(
-        "val_accuracy", description="what is optimised, on the validation split, at its best epoch"
+    metric: str = Field(
+        "val_accuracy",
+        description="what is optimised, at its best epoch: val_accuracy, val_loss, or any number "
+        "that a trainable of your own reports",
     )
     mode: Literal["max", "min"] = Field("max", description="direction of the metric")
     seed: Seed = Field(0, description="seed of the searcher, and of the trials' own randomness")
@@ -81,12 +120,17 @@ class Search(Section):
 class Scheduler(Section):
     """Which trials are stopped early."""
 
-    type: Literal["fifo", "asha"] = Field(
-        "fifo", description="fifo: none; asha: the worst at each rung of epochs"
+    type: Literal["fifo", "asha", "hyperband", "median"] = Field(
+        "fifo",
+        description="fifo: none; asha: the worst at each rung of epochs; hyperband: likewise, in "
+        "brackets that wait for each other (it halves only with slots for a whole bracket); "
+        "median: what is worse than the median of the others",
     )
-    grace_epochs: PositiveInt = Field(1, description="ASHA: epochs before a trial may be stopped")
+    grace_epochs: PositiveInt = Field(
+        1, description="asha, median: epochs before a trial may be stopped"
+    )
     reduction_factor: Annotated[int, Field(ge=2)] = Field(
-        3, description="ASHA: one trial in this many goes on past a rung"
+        3, description="asha, hyperband: one trial in this many goes on past a rung"
     )
 
 
@@ -111,8 +155,13 @@ class Study(Section):
 
     name: Name = Field(description="letters, digits, `_`, `.` and `-`; study folders begin with it")
     dataset: Dataset = Field(default_factory=lambda: Dataset(), description="the images")
-    trainable: TrainableName | None = Field(
-        None, description="what a trial trains: resnet or svm; or put it in `space` as a branch"
+    trainable: str | None = Field(
+        None,
+        description="what a trial trains: resnet, svm, or your own `package.module:Class`; or put "
+        "it in `space` as a branch",
+    )
+    code: str | None = Field(
+        None, description="folder in which your own trainable's module lies, if not installed"
     )
     space: Space = Field(default_factory=dict, description="the search space")
     fixed: Space = Field(
@@ -149,8 +198,7 @@ class Study(Section):
         return self.space | {"trainable": Branch(branch=branches)}
 
     def _fixed_for(self, trainable: str) -> Space:
-        known = set(PARAMETERS[trainable].model_fields) | {"dataset"}
-        return {key: value for key, value in self.fixed.items() if key in known}
+        return {k: v for k, v in self.fixed.items() if k == "dataset" or knows(trainable, k)}
 
     def trainables(self) -> set[str]:
         """Return the trainables that trials of this study use."""
@@ -175,18 +223,28 @@ class Study(Section):
         values = {k: v for k, v in config.items() if k not in TRIAL_KEYS}
         if trainable == "resnet":
             values = {"image_size": self.dataset.image_size} | values
-        parameters = PARAMETERS[trainable].model_validate(values)
+        parameters = parameters_of(trainable).model_validate(values)
         dataset = config.get("dataset", self.dataset.name)
         return {"trainable": trainable, "dataset": dataset} | parameters.model_dump()
 
 
 def config_epochs(way: Space) -> int:
     """Return the most epochs of one way through the space (1 for a trainable without epochs)."""
-    field = PARAMETERS[str(way["trainable"])].model_fields.get("epochs")
-    if field is None:
-        return 1
-    entry = way.get("epochs", field.default)
-    return int(max(entry.corners()) if isinstance(entry, Domain) else entry)
+    trainable = str(way["trainable"])
+    if trainable == "svm":
+        return max(svm_epochs(rungs) for rungs in _values(way.get("rungs", 1)))
+    field = parameters_of(trainable).model_fields.get("epochs")
+    return int(max(_values(way.get("epochs", field.default if field else 1))))
+
+
+def svm_epochs(rungs: int) -> int:
+    """Return the last `epoch` of an SVM that fits in rungs, each three times the last."""
+    return int(3 ** (rungs - 1))
+
+
+def _values(entry: Any) -> list[Any]:
+    """Return the values that stand for an entry of the space."""
+    return entry.corners() if isinstance(entry, Domain) else [entry]
 
 
 def problems(study: Study) -> list[Problem]:
@@ -200,11 +258,13 @@ def _section_problems(study: Study) -> Iterator[Problem]:
     if abs(sum(study.dataset.split) - 1) > 1e-6:
         total = round(sum(study.dataset.split), 6)
         yield Problem("dataset.split", f"must sum to 1, but {study.dataset.split} sums to {total}")
-    if study.dataset.path is None and study.dataset.name not in DATASETS:
+    own = _trainables(study) - set(PARAMETERS)
+    datasets = (*DATASETS, NO_DATASET) if own else DATASETS
+    if study.dataset.path is None and study.dataset.name not in datasets:
         yield Problem(
             "dataset.name",
-            f"got {study.dataset.name!r}; allowed: {', '.join(DATASETS)}, or any name together "
-            f"with `path`{did_you_mean(study.dataset.name, DATASETS)}",
+            f"got {study.dataset.name!r}; allowed: {', '.join(datasets)}, or any name together "
+            f"with `path`{did_you_mean(study.dataset.name, datasets)}",
         )
     if resources.gpu > 1 and resources.gpu != int(resources.gpu):
         low, high = int(resources.gpu), int(resources.gpu) + 1
@@ -219,9 +279,18 @@ def _section_problems(study: Study) -> Iterator[Problem]:
         yield Problem("search.trials", f"is needed by `algorithm: {search.algorithm}`")
     if search.algorithm == "optuna" and study.repeats > 1:
         yield Problem("repeats", "is for grid and random searches; optuna runs each once")
-    if (search.metric == "val_accuracy") != (search.mode == "max"):
-        right = "max" if search.metric == "val_accuracy" else "min"
+    if search.metric not in METRICS and not own:
+        yield Problem(
+            "search.metric",
+            f"got {search.metric!r}; allowed: {' or '.join(METRICS)}"
+            f"{did_you_mean(search.metric, METRICS)}",
+        )
+    elif search.mode != METRICS.get(search.metric, search.mode):
+        right = METRICS[search.metric]
         yield Problem("search.mode", f"got {search.mode}; {search.metric} is searched by {right}")
+    if search.algorithm != "optuna" and (search.points or search.warm_start):
+        key = "search.points" if search.points else "search.warm_start"
+        yield Problem(key, f"is for `algorithm: optuna`; {search.algorithm} learns from no results")
 
 
 def _space_problems(study: Study) -> Iterator[Problem]:
@@ -232,11 +301,17 @@ def _space_problems(study: Study) -> Iterator[Problem]:
         yield from _way_problems(study, way)
     for key, entry in study.fixed.items():
         yield from _fixed_problems(study, key, entry)
+    for number, point in enumerate(study.search.points):
+        for key, value in point.values.items():
+            entries = [way[key] for way in ways(dict(study.space)) if key in way]
+            if not any(e.contains(value) if isinstance(e, Domain) else e == value for e in entries):
+                where = "no domain of `space` has it" if entries else "`space` has no such key"
+                yield Problem(f"search.points.{number}.{key}", f"got {value!r}; {where}")
 
 
 def _fixed_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]:
-    trainables = _trainables(study)
-    knowing = [name for name in trainables if key in PARAMETERS[name].model_fields]
+    trainables = sorted(_trainables(study))
+    knowing = [name for name in trainables if knows(name, key)]
     if key in study.space:
         yield Problem(f"fixed.{key}", "is in `space` too; keep one of them")
     elif key == "trainable":
@@ -251,23 +326,37 @@ def _fixed_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]:
         yield from _value_problems(f"fixed.{key}", name, key, [entry])
 
 
-def _trainables(study: Study) -> list[str]:
+def _trainables(study: Study) -> set[str]:
     """Return the known trainables that the study names, without assuming that it is right."""
     named = [study.trainable, *(way.get("trainable") for way in ways(dict(study.space)))]
-    return sorted({name for name in named if isinstance(name, str) and name in PARAMETERS})
+    return {name for name in named if isinstance(name, str) and not _why_unknown(study, name)}
+
+
+def _why_unknown(study: Study, trainable: str) -> str:
+    """Return what is wrong with the name of a trainable, or nothing."""
+    if trainable in PARAMETERS:
+        return ""
+    if ":" not in trainable:
+        allowed = ", ".join(PARAMETERS)
+        text = f"got {trainable!r}; allowed: {allowed}, or your own package.module:Class"
+        return text + did_you_mean(trainable, PARAMETERS)
+    try:
+        find_trainable(trainable, study.code)
+    except TrainableError as error:
+        return f"{error}; install its package, or name its folder in `code`"
+    return ""
 
 
 def _way_problems(study: Study, way: Space) -> Iterator[Problem]:
     trainable = way.get("trainable", study.trainable)
-    if not isinstance(trainable, str) or trainable not in PARAMETERS:
+    if trainable is None:
         allowed = ", ".join(PARAMETERS)
-        if trainable is None:
-            text = f"is missing; write one of {allowed}, or make it a branch of `space`"
-        elif isinstance(trainable, Domain):
-            text = "must be a branch, since each trainable has parameters of its own"
-        else:
-            text = f"got {trainable!r}; allowed: {allowed}"
-            text += did_you_mean(str(trainable), PARAMETERS)
+        text = f"is missing; write one of {allowed}, or make it a branch of `space`"
+    elif isinstance(trainable, Domain):
+        text = "must be a branch, since each trainable has parameters of its own"
+    else:
+        text = _why_unknown(study, str(trainable))
+    if text or not isinstance(trainable, str):
         yield Problem("trainable", text)
         return
     for key, entry in way.items():
@@ -276,7 +365,7 @@ def _way_problems(study: Study, way: Space) -> Iterator[Problem]:
         values = entry.corners() if isinstance(entry, Domain) else [entry]
         if key == "dataset":
             yield from _dataset_problems(study, values)
-        elif key not in PARAMETERS[trainable].model_fields:
+        elif not knows(trainable, key):
             yield Problem(f"space.{key}", _unknown(key, [trainable]))
         else:
             yield from _value_problems(f"space.{key}", trainable, key, values)
@@ -284,7 +373,7 @@ def _way_problems(study: Study, way: Space) -> Iterator[Problem]:
 
 
 def _unknown(key: str, trainables: list[str]) -> str:
-    known = dict.fromkeys(k for name in trainables for k in PARAMETERS[name].model_fields)
+    known = dict.fromkeys(k for name in trainables for k in parameters_of(name).model_fields)
     whose = " and ".join(trainables) or "trainable"
     hint = did_you_mean(key, known)
     return f"is no parameter of {whose}{hint or '; allowed: ' + ', '.join(known)}"
@@ -341,9 +430,15 @@ def _whole_problems(study: Study) -> Iterator[Problem]:
     """Check what only holds between parts that are each right."""
     if study.search.metric == "val_loss" and "svm" in study.trainables():
         yield Problem("search.metric", "an SVM has no val_loss; write val_accuracy")
-    if study.scheduler.type == "asha" and study.trainables() == {"svm"}:
-        yield Problem("scheduler.type", "an SVM reports once, so nothing can stop early; use fifo")
-    if study.scheduler.type == "asha" and study.scheduler.grace_epochs > study.max_epochs():
+    if study.scheduler.type != "fifo" and study.max_epochs() == 1:
+        if study.trainables() == {"svm"}:
+            text = (
+                "an SVM reports once, so nothing can stop early; use fifo, or `rungs: 3` in `fixed`"
+            )
+        else:
+            text = "trials of one epoch cannot stop early; use fifo, or more `epochs`"
+        yield Problem("scheduler.type", text)
+    elif study.scheduler.type == "asha" and study.scheduler.grace_epochs > study.max_epochs():
         yield Problem(
             "scheduler.grace_epochs",
             f"got {study.scheduler.grace_epochs}, above the {study.max_epochs()} epochs of a trial",

@@ -1,4 +1,4 @@
-"""The SVM trainable: one fit of a support vector machine."""
+"""The SVM trainable: a fit of a support vector machine, or several on growing subsets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tuning.data import ImageData, training_subset
 from tuning.parameters import SVMParameters
 from tuning.resources import Allotment
+from tuning.study import svm_epochs
 
 
 class SVMTraining:
@@ -30,6 +31,9 @@ class SVMTraining:
         self.implementation = choose_implementation(parameters.implementation)
         self.train_indices = training_subset(data, parameters.train_size, seed)
         self.test_predictions: npt.NDArray[np.uint8] | None = None
+        self.fits = 0
+        self.train_seconds = 0.0
+        self.seen = 0
         if self.implementation == "intelex":
             _limit_intelex_threads(allotment.threads)
         self.facts = {
@@ -42,12 +46,13 @@ class SVMTraining:
         }
 
     def step(self) -> dict[str, Any]:
-        """Fit, validate and test.
+        """Fit on the next subset and validate; after the fit on all images, test.
 
         Returns:
-            `val_accuracy` and `test_accuracy` (percent), `train_seconds` (of the fit),
-            `predict_seconds` (of the test split), `images_per_second` (of the fit),
-            `support_vectors`, and `done`.
+            `val_accuracy` (percent), `train_seconds` (of all fits so far), `images_per_second`
+            (likewise), `support_vectors`, `done`, and after the last fit `test_accuracy` (percent)
+            and `predict_seconds` (of the test split). With several rungs also `epoch`: the size
+            of the subset in units of the smallest.
         """
         p = self.parameters
         if self.implementation == "intelex":
@@ -55,29 +60,50 @@ class SVMTraining:
         else:
             from sklearn.svm import SVC
         machine = SVC(kernel=p.kernel, C=p.C, gamma=p.gamma, degree=p.degree, coef0=p.coef0)
-        images, labels = self._pixels(self.train_indices), self.data.labels[self.train_indices]
+        epoch = svm_epochs(self.fits + 1)
+        indices = self._subset(len(self.train_indices) * epoch // svm_epochs(p.rungs))
+        images, labels = self._pixels(indices), self.data.labels[indices]
         started = time.perf_counter()
         machine.fit(images, labels)
-        train_seconds = time.perf_counter() - started
-        val_accuracy = self._accuracy(machine, self.data.val)[0]
-        test_accuracy, predicted, predict_seconds = self._accuracy(machine, self.data.test)
-        self.test_predictions = predicted.astype(np.uint8)
-        return {
-            "val_accuracy": val_accuracy,
-            "test_accuracy": test_accuracy,
-            "train_seconds": train_seconds,
-            "predict_seconds": predict_seconds,
-            "images_per_second": len(labels) / train_seconds,
+        self.train_seconds += time.perf_counter() - started
+        self.seen += len(labels)
+        self.fits += 1
+        report = {
+            "val_accuracy": self._accuracy(machine, self.data.val)[0],
+            "train_seconds": self.train_seconds,
+            "images_per_second": self.seen / self.train_seconds,
             "support_vectors": int(machine.n_support_.sum()),
-            "done": True,
+            "done": self.fits == p.rungs,
         }
+        if p.rungs > 1:
+            report["epoch"] = epoch
+        if report["done"]:
+            accuracy, predicted, seconds = self._accuracy(machine, self.data.test)
+            self.test_predictions = predicted.astype(np.uint8)
+            report |= {"test_accuracy": accuracy, "predict_seconds": seconds}
+        return report
 
     def state(self) -> dict[str, Any]:
-        """Return nothing: a fit is one step, there is no middle to go on from."""
-        return {}
+        """Return how far the rungs are; a fit is one step, it has no middle to go on from."""
+        return {"fits": self.fits, "train_seconds": self.train_seconds, "seen": self.seen}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over nothing; see `state`."""
+        """Take over what `state` returned."""
+        self.fits, self.train_seconds = state["fits"], state["train_seconds"]
+        self.seen = state["seen"]
+
+    def _subset(self, size: int) -> npt.NDArray[np.int64]:
+        """Return a stratified subset of the training images; each holds the smaller ones."""
+        if size == len(self.train_indices):
+            return self.train_indices
+        labels = self.data.labels[self.train_indices]
+        # The n-th image of each class, over the size of the class: sorted, all classes in step.
+        place = np.empty(len(labels))
+        for label in np.unique(labels):
+            members = np.flatnonzero(labels == label)
+            place[members] = (np.arange(len(members)) + 0.5) / len(members)
+        order = np.argsort(place, kind="stable")
+        return self.train_indices[order[: max(size, len(np.unique(labels)))]]
 
     def _pixels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         return self.data.images[indices].reshape(len(indices), -1) / 255.0

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 from ray import tune
 
 from tuning import checkpoint
 from tuning.data import DataError, ImageData
-from tuning.parameters import PARAMETERS
+from tuning.parameters import PARAMETERS, find_trainable, parameters_of
 from tuning.record import write_atomically
 from tuning.resources import Allotment, ResourceError
 from tuning.training import NonFiniteLoss
@@ -34,16 +33,22 @@ PERMANENT = (NonFiniteLoss, DataError, ResourceError, ModuleNotFoundError)
 
 
 class Training(Protocol):
-    """What a trainable gives the trial; see `tuning.resnet.ResNetTraining`."""
+    """What a trainable gives the trial, the user's own included.
 
-    facts: dict[str, Any]
-    test_predictions: npt.NDArray[np.uint8] | None
+    It is made as `Class(parameters, data, seed, allotment)`: its parameters (an object with one
+    attribute each), a `tuning.data.ImageData` (None under `dataset: {name: none}`), the trial's
+    seed, and the `tuning.resources.Allotment`. It may have `facts`, what does not change within a
+    trial, and `test_predictions`, classes `[n_test]` or None.
+    """
 
-    def step(self) -> dict[str, Any]: ...
+    def step(self) -> dict[str, Any]:
+        """Train a while; return metrics, with `done` true at the end. `epoch` counts the steps."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to go on in another process: plain values and tensors."""
 
-    def restore(self, state: dict[str, Any]) -> None: ...
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
 
 
 class StudyTrial(tune.Trainable):
@@ -59,14 +64,22 @@ class StudyTrial(tune.Trainable):
     saved_report: dict[str, Any]
     failure: str
 
-    def setup(self, config: dict[str, Any], folder: str, data: dict[str, ImageData]) -> None:
+    def setup(
+        self,
+        config: dict[str, Any],
+        folder: str,
+        data: dict[str, ImageData],
+        code: str | None = None,
+    ) -> None:
         """Begin the first trial of this process.
 
         Args:
             config: the configuration, with `trial`, `seed`, `trainable` and `dataset`.
             folder: the study folder.
             data: the data sets by name, from the object store.
+            code: folder of the user's own trainable, if it is not installed.
         """
+        self.code = code
         self.study_folder = Path(folder)
         self.data = data
         self._begin(config)
@@ -92,6 +105,8 @@ class StudyTrial(tune.Trainable):
         self.total_seconds += time.perf_counter() - started
         report |= {"total_seconds": self.total_seconds, "memory_bytes": _memory_bytes()}
         self.reports += 1
+        if self.config["trainable"] not in PARAMETERS:
+            report = {"epoch": self.reports, "done": False} | report
         self._write_predictions()
         checkpoint.save(self.folder, self.reports, self._state(report))
         return self._result(report)
@@ -134,18 +149,19 @@ class StudyTrial(tune.Trainable):
         allotment = self._allotment()
         allotment.apply()
         values = {k: v for k, v in config.items() if k not in NOT_PARAMETERS}
-        parameters = PARAMETERS[config["trainable"]].model_validate(values)
-        build = _trainable(config["trainable"])
-        training: Training = build(
-            parameters, self.data[config["dataset"]], config["seed"], allotment
-        )
-        facts = training.facts | {
+        build = trainable_class(config["trainable"], self.code)
+        parameters = parameters_of(config["trainable"]).model_validate(values)
+        data = self.data.get(config["dataset"])
+        training: Training = build(parameters, data, config["seed"], allotment)
+        model = config["trainable"].rpartition(":")[2]
+        facts = {"model": model, "device": "cpu"} | getattr(training, "facts", {})
+        facts |= {
             "host": platform.node(),
             "cpus": allotment.cpus,
             "gpus": allotment.gpus,
             "gpu_ids": os.environ.get("CUDA_VISIBLE_DEVICES", "") if allotment.gpus else "",
             "threads": allotment.threads,
-            "device_name": _device_name(training.facts["device"]),
+            "device_name": _device_name(facts["device"]),
         }
         return training, facts
 
@@ -176,7 +192,7 @@ class StudyTrial(tune.Trainable):
         self.total_seconds = state["total_seconds"]
 
     def _write_predictions(self) -> None:
-        predicted = self.training.test_predictions
+        predicted = getattr(self.training, "test_predictions", None)
         if predicted is None:
             return
         buffer = io.BytesIO()
@@ -198,15 +214,17 @@ class StudyTrial(tune.Trainable):
             torch.cuda.reset_peak_memory_stats()
 
 
-def _trainable(name: str) -> Any:
+def trainable_class(name: str, code: str | None = None) -> Any:
     """Return the class that trains; imported here, since an SVM needs no torchvision."""
     if name == "svm":
         from tuning.svm import SVMTraining
 
         return SVMTraining
-    from tuning.resnet import ResNetTraining
+    if name == "resnet":
+        from tuning.resnet import ResNetTraining
 
-    return ResNetTraining
+        return ResNetTraining
+    return find_trainable(name, code)
 
 
 def _memory_bytes() -> int:
