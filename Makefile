@@ -2,12 +2,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench bench-search clean
 
 help:
 	@echo "make run    install what is needed, run the quickstart study and print its tables"
 	@echo "make test   install what is needed, run linters, type checks and all tests"
 	@echo "make bench  print timings as ratios measured side by side"
+	@echo "make bench-search  print what each search finds per unit of compute, by replay (minutes)"
 	@echo "make clean  remove the virtual environment"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,6 +31,9 @@ test: lint
 
 bench: $(VENV)/.installed
 	$(BIN)/pytest -s -q tests/benchmarks --override-ini python_files='*.py'
+
+bench-search: $(VENV)/.installed
+	$(BIN)/python -m tests.benchmarks.search
 
 clean:
 	rm -rf $(VENV)

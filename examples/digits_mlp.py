@@ -1,26 +1,38 @@
-"""A trainable of your own: scikit-learn's perceptron on the study's images, 20 lines."""
+"""A trainable of your own; `tuning.trial.Training` says what is expected of it."""
 
-import pickle
-
-import numpy as np
-from sklearn.neural_network import MLPClassifier
+import torch
+from torch import nn
 
 
 class Perceptron:
     def __init__(self, parameters, data, seed, allotment):
-        self.mlp = MLPClassifier((parameters.width,), learning_rate_init=parameters.lr,
-                                 max_iter=1, random_state=seed)
-        self.x, self.y = data.images.reshape(len(data.images), -1) / 255, data.labels
-        self.train, self.val, self.epochs = data.train, data.val, parameters.epochs
+        torch.manual_seed(seed)
+        self.images = torch.tensor(data.images).flatten(1) / 255
+        self.labels, self.train, self.val = map(torch.tensor, (data.labels, data.train, data.val))
+        self.network = nn.Sequential(
+            nn.Linear(self.images.shape[1], parameters.width),
+            nn.ReLU(),
+            nn.Linear(parameters.width, data.classes),
+        )
+        self.optimizer = torch.optim.Adam(self.network.parameters(), parameters.lr)
+        self.epoch, self.epochs = 0, parameters.epochs
 
     def step(self):
-        self.mlp.partial_fit(self.x[self.train], self.y[self.train], np.unique(self.y))
-        accuracy = 100 * self.mlp.score(self.x[self.val], self.y[self.val])
-        done = self.mlp.t_ >= self.epochs * len(self.train)
-        return {"val_accuracy": accuracy, "weights": self.mlp.coefs_[0].size, "done": bool(done)}
+        for batch in self.train.split(32):
+            self.optimizer.zero_grad()
+            outputs = self.network(self.images[batch])
+            nn.functional.cross_entropy(outputs, self.labels[batch]).backward()
+            self.optimizer.step()
+        self.epoch += 1
+        right = self.network(self.images[self.val]).argmax(1) == self.labels[self.val]
+        accuracy = 100 * right.float().mean().item()
+        return {"val_accuracy": accuracy, "done": self.epoch == self.epochs}
 
     def state(self):
-        return {"mlp": np.frombuffer(pickle.dumps(self.mlp), np.uint8).copy()}
+        return {"epoch": self.epoch, "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict()}  # fmt: skip
 
     def restore(self, state):
-        self.mlp = pickle.loads(state["mlp"].tobytes())
+        self.epoch = state["epoch"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -126,9 +126,10 @@ def test_seeds_differ_and_a_replay_may_end_early(table):
 
 
 def test_a_course_tells_when_a_value_was_reached():
-    course = Course([Step(10, 10, 50.0), Step(30, 40, 70.0)])
+    course = Course([Step(10, 10, 1, 50.0), Step(30, 40, 2, 70.0)])
     assert course.compute_until(lambda value: value >= 60) == 40
     assert course.compute_until(lambda value: value >= 80) == math.inf
+    assert course.epochs_until(lambda value: value >= 60) == 2
     assert course.best_after(39) == 50.0
     assert math.isnan(course.best_after(9))
 

@@ -140,11 +140,13 @@ class Step:
     Attributes:
         elapsed: simulated seconds since the start.
         compute: seconds of all trials and of deciding, up to then.
+        epochs: reports of all trials, up to then.
         value: the metric.
     """
 
     elapsed: float
     compute: float
+    epochs: int
     value: float
 
 
@@ -156,11 +158,16 @@ class Course:
     elapsed: float = 0.0
     compute: float = 0.0
     deciding: float = 0.0
+    epochs: int = 0
     trials: int = 0
 
     def compute_until(self, reached: Callable[[float], bool]) -> float:
         """Return the compute until a value was good enough; infinity if none was."""
         return next((s.compute for s in self.steps if reached(s.value)), math.inf)
+
+    def epochs_until(self, reached: Callable[[float], bool]) -> float:
+        """Return the epochs until a value was good enough; infinity if none was."""
+        return next((s.epochs for s in self.steps if reached(s.value)), math.inf)
 
     def best_after(self, compute: float) -> float:
         """Return the best value within an amount of compute; NaN if there was none yet."""
@@ -296,6 +303,7 @@ class Simulation:
     def _report(self, now: float, trial: _SimulatedTrial) -> None:
         if trial.reported < len(trial.row.reports):
             trial.reported += 1
+            self.course.epochs += 1
             self._note_best(now, trial)
         last = trial.reported == len(trial.row.reports)
         action = self._decide(now, lambda: self._judge(trial, last))
@@ -328,7 +336,7 @@ class Simulation:
         value = trial.row.reports[trial.reported - 1].get(self.study.search.metric)
         steps, sign = self.course.steps, 1 if self.study.search.mode == "max" else -1
         if value is not None and (not steps or sign * value > sign * steps[-1].value):
-            steps.append(Step(now, self.course.compute, value))
+            steps.append(Step(now, self.course.compute, self.course.epochs, value))
 
 
 def replays(
