@@ -64,6 +64,22 @@ REFUSED = {
         {"trainable": "svm", "space": {}, "scheduler": {"type": "asha"}},
         "an SVM reports once, so nothing can stop early; use fifo",
     ),
+    "median stopping of one epoch": (
+        {"fixed": {"epochs": 1}, "scheduler": {"type": "median"}},
+        "scheduler.type: trials of one epoch cannot stop early; use fifo, or more `epochs`",
+    ),
+    "trainable that is not there": (
+        {"trainable": "no.such:Thing"},
+        "trainable: 'no.such:Thing' cannot be imported (No module named 'no'); install its",
+    ),
+    "known results for a grid": (
+        {"search": {"warm_start": ["results/x"]}},
+        "search.warm_start: is for `algorithm: optuna`; grid learns from no results",
+    ),
+    "metric that no trainable reports": (
+        {"search": {"metric": "val_acuracy"}},
+        "search.metric: got 'val_acuracy'; allowed: val_accuracy or val_loss; did you mean",
+    ),
     "val_loss of an SVM": (
         {"trainable": "svm", "space": {}, "search": {"metric": "val_loss", "mode": "min"}},
         "search.metric: an SVM has no val_loss",

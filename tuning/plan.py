@@ -19,7 +19,8 @@ from rich.table import Table
 
 from tuning import cluster
 from tuning.environment import gpu_names
-from tuning.resources import Host, Request, count_slots, request
+from tuning.parameters import PARAMETERS
+from tuning.resources import Host, Request, ResourceError, count_slots, request
 from tuning.searchers import count_trials, preview_configs
 from tuning.space import Config
 from tuning.study import Study
@@ -95,8 +96,14 @@ def make_plan(study: Study, address: str | None) -> Plan:
     """Return the plan of a study on this machine, or on a running cluster.
 
     Raises:
-        ResourceError: some trial fits on no host.
+        ResourceError: some trial fits on no host, or is of a user's own trainable.
     """
+    unknown = study.trainables() - set(PARAMETERS)
+    if unknown:
+        raise ResourceError(
+            f"trainable: {', '.join(sorted(unknown))} is your own, whose time and memory cannot be "
+            "estimated; run it with a small search.trials instead"
+        )
     hosts = _hosts(address)
     gpus_exist = any(host.gpus for host in hosts)
     total = count_trials(study)
@@ -197,6 +204,8 @@ def _seconds(config: Config, wanted: Request) -> float:
 
         name = choose_implementation(config["implementation"])
         seconds, power = SVM_SECONDS[name]
+        # Each rung has a third of the images of the next.
+        seconds *= sum(3.0 ** (-power * rung) for rung in range(config["rungs"]))
         return float(
             seconds * (_images(config) / 10_000) ** power / (threads if name == "intelex" else 1)
         )

@@ -33,6 +33,7 @@ is made from the models that validate it (`python -m tuning.reference`), so it s
 |---|---|
 | `{grid: [a, b]}` | every value, with every combination of the others (grid search only) |
 | `{choice: [a, b]}` | one of the values |
+| `{ordinal: [a, b]}` | one of the values, in an order that means something |
 | `{uniform: [lo, hi]}` | a real number |
 | `{loguniform: [lo, hi]}` | a real number, uniform in its logarithm |
 | `{quniform: [lo, hi, q]}` | `lo`, `lo + q`, ... up to `hi` |
@@ -50,6 +51,25 @@ space:
       resnet: {lr: {loguniform: [1e-3, 1e-1]}}
       svm: {C: {loguniform: [0.1, 100]}}
 ```
+
+## A trainable of your own
+
+`trainable: package.module:Class` names a class of yours, from an installed package or from the
+folder `code`. It is made as `Class(parameters, data, seed, allotment)` and has three methods:
+`step()` trains a while and returns metrics, with `done: True` at the end; `state()` and
+`restore(state)` let a trial go on elsewhere (tensors and plain values). A pydantic model
+`Parameters` inside the class declares its parameters; without one, any names are taken. Its
+metrics become columns of `trials.csv`, and `search.metric` may name one. `epochs` among the
+parameters tells schedulers how long a trial can be; `dataset: {name: none}` loads no images.
+`examples/digits_mlp.py` is a whole one.
+
+## Early stopping and known results
+
+ASHA and median stopping are rebuilt on resume from the record and decide as if nothing had
+happened. Hyperband's brackets begin anew; the unfinished trials go on from their checkpoints in
+them. An SVM with `rungs: 3` fits a ninth, a third and all of its training images, so that a
+scheduler can stop hopeless `C` and `gamma` early. `search.points` and `search.warm_start` give an
+Optuna search what is known; it is written into the study's own record, which a resume reads.
 
 `dataset` may be searched like a parameter (`dataset: {grid: [mnist, fashion_mnist]}`). The metric
 that counts is always that of the validation split, at a trial's best epoch; the test split is read
