@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import time
@@ -127,6 +128,7 @@ def _fit(
     progress = Progress(study, console, searcher.trials, total, slots)
     try:
         if len(finished) < total:
+            _warm_up(study, slots)
             tuner = _tuner(study, folder, data, slots, session, total - len(finished), searcher,
                            scheduler, [recorder, progress])  # fmt: skip
             tuner.fit()
@@ -173,11 +175,30 @@ def _tuner(
             name=f"session-{session}",
             storage_path=str(folder / "tune"),
             failure_config=tune.FailureConfig(max_failures=study.retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0),
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=0, checkpoint_at_end=False
+            ),
             callbacks=callbacks,
             verbose=0,
         ),
     )
+
+
+def _warm_up(study: Study, slots: int) -> None:
+    """Import torch in as many worker processes as trials run at once; the trials take these over.
+
+    Tune gives a waiting trial the first process that comes free, and forgets the one that was
+    starting for it. Where trials are shorter than a process takes to start, all of them would
+    otherwise run one after another in the first process.
+    """
+    cpus = min(study.resources.cpu, study.resources.cpu_without_gpu or study.resources.cpu)
+    warm = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(_import_trainables)
+    ray.get([warm.remote() for _ in range(slots)])
+
+
+def _import_trainables() -> None:
+    importlib.import_module("tuning.resnet")
+    importlib.import_module("tuning.svm")
 
 
 def _announce(study: Study, total: int, finished: int, slots: int, console: Console) -> None:
