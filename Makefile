@@ -29,7 +29,9 @@ test: lint
 	$(BIN)/pytest
 
 bench: $(VENV)/.installed
-	$(BIN)/pytest -s -q tests/benchmarks --override-ini python_files='*.py'
+	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python -m tests.benchmarks.svm
+	$(BIN)/python -m tests.benchmarks.analysis_scale
 
 clean:
 	rm -rf $(VENV)
