@@ -2,11 +2,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint bench clean
+.PHONY: help run test cluster-test lint bench clean
 
 help:
 	@echo "make run    install what is needed, run the quickstart study and print its tables"
 	@echo "make test   install what is needed, run linters, type checks and all tests"
+	@echo "make cluster-test  run only the tests on two raised hosts; needs root"
 	@echo "make bench  print timings as ratios measured side by side"
 	@echo "make clean  remove the virtual environment"
 
@@ -27,6 +28,9 @@ lint: $(VENV)/.installed
 
 test: lint
 	$(BIN)/pytest
+
+cluster-test: $(VENV)/.installed
+	$(BIN)/pytest tests/cluster
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.training
