@@ -1,4 +1,4 @@
-"""The command line: `tuning run`, `plan`, `check`, `resume` and `data`.
+"""The command line: `tuning run`, `plan`, `check`, `resume`, `data`, and jobs on a cluster.
 
 Ray and torch are imported inside the commands that need them, so that `--help` and `check` answer
 at once.
@@ -7,8 +7,9 @@ at once.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tuning.experiment import Outcome
+    from tuning.jobs import Jobs
     from tuning.study import Study
 
+Result = TypeVar("Result")
 DONE, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
@@ -43,6 +46,12 @@ Address = Annotated[
     str | None,
     typer.Option(metavar="ADDR", help="A running Ray cluster, e.g. auto; else starts Ray here."),
 ]
+Head = Annotated[
+    str, typer.Option("--address", metavar="URL", help="The head's dashboard, as http://HEAD:8265.")
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job, as `tuning jobs` names it.")]
+#: Where `ray dashboard cluster.yaml` makes the head's dashboard reachable.
+TUNNEL = "http://127.0.0.1:8265"
 
 
 @app.command()
@@ -128,6 +137,90 @@ def data(
 
 
 @app.command()
+def submit(
+    study_file: StudyPath,
+    address: Head = TUNNEL,
+    storage: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="On the hosts; by default the cluster's TUNING_STORAGE."),
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Run a study as a job on a cluster, and follow it; Ctrl-C leaves it running."""
+    study = _load(study_file, settings)
+    jobs = _jobs(address)
+    name = _or_refuse(lambda: jobs.submit(study, study_file, settings or (), storage))
+    typer.echo(f"job {name}")
+    _follow(jobs, name)
+
+
+@app.command()
+def jobs(address: Head = TUNNEL) -> None:
+    """List the jobs of a cluster, the newest first."""
+    for job in _or_refuse(_jobs(address).all):
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))
+        typer.echo(f"{job.name}  {job.status:9}  {started}  {job.command}")
+
+
+@app.command()
+def logs(
+    job: JobName,
+    address: Head = TUNNEL,
+    follow: Annotated[bool, typer.Option(help="Go on until the job ends.")] = True,
+) -> None:
+    """Print what a job prints; exits with the job's code."""
+    found = _jobs(address)
+    if follow:
+        _follow(found, job)
+    else:
+        typer.echo(_or_refuse(lambda: found.logs(job)), nl=False)
+
+
+@app.command()
+def stop(job: JobName, address: Head = TUNNEL) -> None:
+    """Stop a job; its study folder can be resumed."""
+    found = _or_refuse(lambda: _jobs(address).stop(job))
+    typer.echo(f"{found.name}: {found.status}")
+
+
+@app.command()
+def pull(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The study folder on the head.")],
+    cluster: Annotated[
+        Path, typer.Option(metavar="FILE", help="The file that `ray up` was given.")
+    ] = Path("cluster.yaml"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where it is copied to.")] = Path(
+        "results"
+    ),
+) -> None:
+    """Bring a study folder home, as it is now; the last line is the copied folder."""
+    from tuning import launcher
+
+    typer.echo(_or_refuse(lambda: launcher.read(cluster).pull(folder, out)))
+
+
+@app.command()
+def doctor(
+    cluster: Annotated[
+        Path, typer.Argument(metavar="CLUSTER.yaml", help="The file for `ray up`.")
+    ] = Path("cluster.yaml"),
+) -> None:
+    """Check a cluster and its hosts, each finding with its remedy; exits with 0 or 2."""
+    ray_settings.apply("auto")
+    from tuning import doctor as doctors
+
+    well = True
+    findings = doctors.examine(cluster)
+    while finding := _or_refuse(lambda: next(findings, None)):
+        typer.echo(f"{'FAIL' if finding.remedy else 'ok  '}  {finding.subject}: {finding.text}")
+        if finding.remedy:
+            typer.echo(f"      remedy: {finding.remedy}")
+            well = False
+    if not well:
+        raise typer.Exit(WRONG_INPUT)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of study files, for editors."""
     from tuning.study_file import json_schema
@@ -153,6 +246,33 @@ def _load(study_file: Path, settings: list[str] | None) -> Study:
         return load(study_file, settings or ())
     except StudyError as error:
         _refuse(*error.lines)
+
+
+def _jobs(address: str) -> Jobs:
+    ray_settings.apply(address)
+    from tuning.jobs import Jobs
+
+    return _or_refuse(lambda: Jobs(address))
+
+
+def _follow(jobs: Jobs, name: str) -> None:
+    """Print what a job prints until it ends, and exit with its code."""
+    there = "" if jobs.address == TUNNEL else f" --address {jobs.address}"
+    try:
+        code = _or_refuse(lambda: jobs.follow(name, lambda text: typer.echo(text, nl=False)))
+    except KeyboardInterrupt:
+        typer.echo(f"\nthe job {name} goes on; follow it with: tuning logs {name}{there}")
+        typer.echo(f"stop it with: tuning stop {name}{there}")
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(code)
+
+
+def _or_refuse(call: Callable[[], Result]) -> Result:
+    """Return what a call returns; what is wrong with the user's input becomes exit code 2."""
+    try:
+        return call()
+    except (ValueError, RuntimeError) as error:
+        _refuse(*str(error).splitlines())
 
 
 def _refuse(*lines: str) -> NoReturn:

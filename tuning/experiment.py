@@ -15,13 +15,12 @@ from typing import Any
 import ray
 from filelock import FileLock, Timeout
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 import tuning
 from tuning import environment, schedulers
 from tuning.callbacks import Progress, Recorder
-from tuning.cluster import ClusterError, alive_nodes, connect, hosts
+from tuning.cluster import ClusterError, connect, hosts, on_each_host, require_shared
 from tuning.data import ImageData, load_dataset
 from tuning.record import Event, Record, read_events, write_atomically, write_json
 from tuning.resources import count_slots, request
@@ -63,7 +62,8 @@ def run(study: Study, storage: Path, address: str | None, console: Console) -> O
     """
     data = _load_data(study)
     with connect(address):
-        slots = _slots(study, storage)
+        require_shared(storage.resolve())
+        slots = _slots(study)
         folder = _new_folder(study, storage)
         with _locked(folder):
             write_atomically(folder / STUDY, dump(study).encode())
@@ -85,7 +85,8 @@ def resume(folder: Path, address: str | None, console: Console) -> Outcome:
     study = load(folder / STUDY)
     data = _load_data(study)
     with _locked(folder), connect(address):
-        slots = _slots(study, folder)
+        require_shared(folder)
+        slots = _slots(study)
         try:
             events = list(read_events(folder))
         except FileNotFoundError:
@@ -217,7 +218,7 @@ def _load_data(study: Study) -> dict[str, ImageData]:
     return {name: load_dataset(name, study.dataset) for name in study.datasets()}
 
 
-def _slots(study: Study, storage: Path) -> int:
+def _slots(study: Study) -> int:
     """Return how many trials run at once on the connected cluster.
 
     Raises:
@@ -266,15 +267,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _describe(data: dict[str, ImageData]) -> dict[str, Any]:
     """Return the contents of `environment.json`."""
-    describe = ray.remote(num_cpus=0)(environment.describe_host)
-    described = [
-        describe.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(measure=True)
-        for node in alive_nodes()
-    ]
     return {
-        "hosts": ray.get(described),
+        "hosts": [host for _, host in on_each_host(environment.describe_host, measure=True)],
         **environment.describe_software(),
         "data": {name: images.describe() for name, images in data.items()},
     }

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuning import cluster
-from tuning.environment import gpu_names
+from tuning.probe import gpu_names
 from tuning.resources import Host, Request, count_slots, request
 from tuning.searchers import count_trials, preview_configs
 from tuning.space import Config

@@ -131,6 +131,8 @@ class StudyTrial(tune.Trainable):
         self.total_seconds += time.perf_counter() - started
 
     def _build(self, config: dict[str, Any]) -> tuple[Training, dict[str, Any]]:
+        import torch
+
         allotment = self._allotment()
         allotment.apply()
         values = {k: v for k, v in config.items() if k not in NOT_PARAMETERS}
@@ -144,7 +146,7 @@ class StudyTrial(tune.Trainable):
             "cpus": allotment.cpus,
             "gpus": allotment.gpus,
             "gpu_ids": os.environ.get("CUDA_VISIBLE_DEVICES", "") if allotment.gpus else "",
-            "threads": allotment.threads,
+            "threads": torch.get_num_threads(),
             "device_name": _device_name(training.facts["device"]),
         }
         return training, facts

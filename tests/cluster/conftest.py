@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.hosts import Site, raise_hosts, ssh_command, why_not
+from tests.cluster.hosts import STORAGE, Site, raise_hosts, ssh_command, why_not
 from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
@@ -26,24 +26,35 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Cluster:
-    """A site, the cluster file for it, and the home of the user in front of it."""
+    """A site, the cluster file for it, and the home and working folder of the user."""
 
     site: Site
     file: Path
     home: Path
+    folder: Path
     address: str
 
+    def write(self, study: dict[str, Any]) -> Path:
+        """Write a study file into the user's working folder."""
+        path = self.folder / f"{study['name']}.yaml"
+        path.write_text(yaml.safe_dump(study))
+        return path
+
+    def seen_here(self, folder: Path) -> Path:
+        """Return where a folder of the hosts' storage lies on this machine."""
+        return self.site.storage / folder.relative_to(STORAGE)
+
     def run(self, *command: object, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Run a command as the user, in the folder of the project."""
+        """Run a command as the user, in the working folder."""
         return subprocess.run(
-            [str(part) for part in command], cwd=ROOT, env=self.environment(**changes),
+            [str(part) for part in command], cwd=self.folder, env=self.environment(**changes),
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     def start(self, *command: object) -> subprocess.Popen[str]:
         """Start a command as the user."""
         return subprocess.Popen(
-            [str(part) for part in command], cwd=ROOT, env=self.environment(), text=True,
+            [str(part) for part in command], cwd=self.folder, env=self.environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -88,6 +99,10 @@ def adapt(folder: Path, site: Site) -> Path:
     head, *workers = (host.address for host in site.hosts)
     config["provider"] |= {"head_ip": head, "worker_ips": workers}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(site.key)}
+    config["file_mounts"] = {
+        target: source if source.startswith("~") else str(ROOT / source)
+        for target, source in config["file_mounts"].items()
+    }
     config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/tunelab/.venv"]
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -114,12 +129,13 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(reason)
     # Sockets need short paths, and the storage must outlive no test run.
     folder = Path(tempfile.mkdtemp(prefix="tunelab-"))
-    home = folder / "user"
+    home, work = folder / "user", folder / "work"
     (home / "ray").mkdir(parents=True)
+    (work / "data").mkdir(parents=True)
     port = 28000 + os.getpid() % 1000
     try:
         with raise_hosts(folder) as site, _tunnel(site, port):
-            made = Cluster(site, adapt(folder, site), home, f"http://127.0.0.1:{port}")
+            made = Cluster(site, adapt(work, site), home, work, f"http://127.0.0.1:{port}")
             token = made.run("ray", "get-auth-token", "--generate")
             assert token.returncode == 0, token.stderr
             up = made.run("ray", "up", "--yes", made.file)
@@ -130,6 +146,11 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def jobs_folder(output: str) -> Path:
+def study_folder(output: str) -> Path:
     """Return the study folder that a job's output names."""
     return Path(re.findall(r"^/mnt/studies/\S+$", output, re.MULTILINE)[-1])
+
+
+def job_of(output: str) -> str:
+    """Return the name of the job that `tuning submit` started."""
+    return re.findall(r"^job (\S+)$", output, re.MULTILINE)[0]
