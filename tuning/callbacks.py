@@ -33,6 +33,17 @@ SCALARS = {
     "throughput/images_per_second": "images_per_second",
     "memory/bytes": "memory_bytes",
 }
+#: TensorBoard's page "Custom scalars": what to compare, side by side over all trials.
+LAYOUT = {
+    "accuracy and time": {
+        "validation accuracy, percent": ["Multiline", ["accuracy_percent/validation"]],
+        "training time, seconds": ["Multiline", ["seconds/training"]],
+    },
+    "loss and throughput": {
+        "loss, training and validation": ["Multiline", ["loss/training", "loss/validation"]],
+        "images per second": ["Multiline", ["throughput/images_per_second"]],
+    },
+}
 #: Metrics of a row that the HParams dashboard shows.
 HPARAM_METRICS = (
     "val_accuracy", "test_accuracy", "train_seconds", "predict_seconds", "total_seconds",
@@ -52,6 +63,12 @@ class Recorder(Callback):
         self.metric = study.search.metric
         self._writers: dict[str, SummaryWriter] = {}
         self._table_written = 0.0
+
+    def setup(self, **_: Any) -> None:
+        trials = self.folder / "trials"
+        if not any(trials.glob("events.*")):
+            with SummaryWriter(str(trials)) as writer:
+                writer.add_custom_scalars(LAYOUT)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self._event("start", trial)

@@ -7,6 +7,8 @@ at once.
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
@@ -218,6 +220,19 @@ def doctor(
             well = False
     if not well:
         raise typer.Exit(WRONG_INPUT)
+
+
+@app.command()
+def tensorboard(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The study folder.")],
+    port: Annotated[int, typer.Option(help="On this machine's loopback.")] = 6006,
+) -> None:
+    """Start TensorBoard on a study folder, also while the study runs."""
+    trials = folder / "trials"
+    if not trials.is_dir():
+        _refuse(f"{folder}: is no study folder (it holds no trials)")
+    command = ["-m", "tensorboard.main", "--logdir", str(trials), "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *command])
 
 
 @app.command()

@@ -103,7 +103,9 @@ def adapt(folder: Path, site: Site) -> Path:
         target: source if source.startswith("~") else str(ROOT / source)
         for target, source in config["file_mounts"].items()
     }
-    config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/tunelab/.venv"]
+    make_venv, install, link = config["setup_commands"]
+    assert ("venv" in make_venv, "pip install" in install) == (True, True)
+    config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/tunelab/.venv", link]
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

@@ -144,7 +144,8 @@ def _prepare_files(host: Host, key: Path) -> None:
     (host.home / ".ssh" / "authorized_keys").write_text(public)
     # The code that `ray up` brought, rather than what the shared Python has installed.
     (host.home / ".bashrc").write_text("export PYTHONPATH=$HOME/tunelab\n")
-    (host.home / ".profile").write_text(". ~/.bashrc\n")
+    # As Debian's and Ubuntu's own.
+    (host.home / ".profile").write_text('. ~/.bashrc\nPATH="$HOME/.local/bin:$PATH"\n')
     host_key = host.private / "host_key"
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key))
     shutil.copy(host_key, host.home / ".host_key")

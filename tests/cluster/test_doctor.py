@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -101,7 +100,10 @@ def test_a_file_that_ray_refuses_is_found(cluster):
 def test_a_worker_that_did_not_join_is_found(cluster):
     """The last of these tests: it stops Ray on a host."""
     host = cluster.site.hosts[1]
-    stopped = cluster.site.ssh(host, f"{Path(sys.prefix)}/bin/ray stop --force")
+    stopped = cluster.site.ssh(host, f"{sys.prefix}/bin/ray stop")
     assert stopped.returncode == 0, stopped.stderr
-    _, failed = examine(cluster)
-    assert f"{host.address}: has not joined the cluster" in failed
+    expected, failed = f"{host.address}: has not joined the cluster", []
+    for _ in range(4):  # the head may need some seconds to miss it
+        if expected not in failed:
+            _, failed = examine(cluster)
+    assert expected in failed
