@@ -58,6 +58,7 @@ def hosts() -> list[Host]:
             node["NodeManagerHostname"],
             node["Resources"].get("CPU", 0),
             node["Resources"].get("GPU", 0),
+            node["Resources"],
         )
         for node in alive_nodes()
     ]

@@ -158,7 +158,7 @@ def _tuner(
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         wanted = request(study, config, gpus_exist=gpus_exist)
         bundle = {"CPU": wanted.cpu} | ({"GPU": wanted.gpu} if wanted.gpu else {})
-        return tune.PlacementGroupFactory([bundle])
+        return tune.PlacementGroupFactory([bundle | dict(wanted.custom)])
 
     trainable = tune.with_parameters(StudyTrial, folder=str(folder), data=data)
     return tune.Tuner(

@@ -104,6 +104,11 @@ class Resources(Section):
     cpu_without_gpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="CPUs of a trial that uses no GPU (default: cpu)"
     )
+    custom: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="amounts of Ray's custom resources per trial that uses a GPU, to choose its "
+        "hosts, such as `accelerator_type:A30: 0.001`",
+    )
 
 
 class Study(Section):

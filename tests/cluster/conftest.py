@@ -48,7 +48,7 @@ class Cluster:
         """Run a command as the user, in the working folder."""
         return subprocess.run(
             [str(part) for part in command], cwd=self.folder, env=self.environment(**changes),
-            capture_output=True, text=True, timeout=300,
+            capture_output=True, text=True, timeout=600,
         )  # fmt: skip
 
     def start(self, *command: object) -> subprocess.Popen[str]:

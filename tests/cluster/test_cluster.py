@@ -21,7 +21,7 @@ SIXTEEN = MINIMAL | {
     "name": "sixteen",
     "space": {"lr": {"grid": [n / 200 for n in range(1, 17)]}},
     "fixed": {"epochs": 1, "train_size": 200},
-    "resources": {"cpu": 0.25, "gpu": 0.25},
+    "resources": {"cpu": 0.25, "gpu": 0.25, "custom": {"accelerator_type:A30": 0.001}},
     # A host whose processes start first would run the trials of the other, too.
     "reuse_actors": False,
 }
