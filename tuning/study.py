@@ -106,6 +106,39 @@ class Resources(Section):
     )
 
 
+class Limits(Section):
+    """What one trial, and the storage, may use up."""
+
+    trial_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="seconds of work after which a trial is ended and fails, a hanging one too "
+        "(default: none)",
+    )
+    trial_memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="GiB that a trial may allocate on its host, the data it shares with others "
+        "aside; one that wants more fails alone (default: what the host has)",
+    )
+    free_disk_mib: Annotated[int, Field(ge=0)] = Field(
+        1024,
+        description="MiB free on the storage below which no study starts and a running one stops, "
+        "resumable",
+    )
+
+
+class Budget(Section):
+    """What the whole study may use up, over all its sessions; then it stops, resumable."""
+
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="wall time in seconds (default: no end)"
+    )
+    device_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="seconds times the GPUs of each trial, or times its CPUs if it has no GPU "
+        "(default: no end)",
+    )
+
+
 class Study(Section):
     """One study: a search over one space, on one or more data sets."""
 
@@ -121,6 +154,8 @@ class Study(Section):
     search: Search = Field(default_factory=lambda: Search(), description="the search")
     scheduler: Scheduler = Field(default_factory=lambda: Scheduler(), description="early stopping")
     resources: Resources = Field(default_factory=lambda: Resources(), description="per trial")
+    limits: Limits = Field(default_factory=lambda: Limits(), description="per trial, and the disk")
+    budget: Budget = Field(default_factory=lambda: Budget(), description="of the whole study")
     repeats: PositiveInt = Field(
         1, description="run each configuration this often, each time with the next seed"
     )
