@@ -68,6 +68,7 @@ class Recorder(Callback):
         self.record = record
         self.trials = trials
         self.metric = study.search.metric
+        self.limits = study.limits
         self._writers: dict[str, SummaryWriter] = {}
         self._table_written = 0.0
 
@@ -102,7 +103,7 @@ class Recorder(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(text + "\n")
         if read_time_limit(folder):
-            text = "TimeoutError: limits.trial_seconds are over"
+            text = f"TimeoutError: limits.trial_seconds: {self.limits.trial_seconds:g} are over"
         self._end(trial, "failed", _reason(text))
 
     def write_table_if_due(self) -> None:
@@ -223,7 +224,7 @@ class Progress(Callback):
         self._line(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        text = f"trial {_name(trial)}: {_reason(str(trial.get_error()))}; it is tried again"
+        text = f"trial {_name(trial)} lost its process or raised an error; it is tried again"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:

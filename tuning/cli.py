@@ -185,7 +185,9 @@ def _finish(start: Callable[[], Outcome], console: Console) -> None:
     """Run or resume a study, print its tables, and exit with the contract's code."""
     try:
         outcome = start()
-    except (ValueError, RuntimeError, OSError) as error:
+    except OSError as error:
+        _refuse(f"{error.filename or 'the storage'}: {error.strerror or error}")
+    except (ValueError, RuntimeError) as error:
         _refuse(*str(error).splitlines())
     from analysis.cli import print_tables
 

@@ -317,7 +317,10 @@ def _tuner(
             name=f"session-{session}",
             storage_path=str(folder / "tune"),
             failure_config=tune.FailureConfig(max_failures=study.retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0),
+            # Trials keep their own checkpoints; Tune would copy the last one of every trial.
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=0, checkpoint_at_end=False
+            ),
             callbacks=callbacks,
             verbose=0,
         ),

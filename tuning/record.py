@@ -243,8 +243,9 @@ def _append_whole(file: io.FileIO, line: bytes) -> None:
         if file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.name))
         os.fsync(file.fileno())
-    except OSError:
+    except OSError as error:
         file.truncate(end)
+        error.filename = str(file.name)
         raise
 
 
@@ -329,6 +330,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        error.filename = str(path)
         raise

@@ -9,11 +9,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from tuning.parameters import PARAMETERS, TrainableName, value_adapter
-from tuning.space import Branch, Config, Domain, Grid, Space, expand, ways
+from tuning.space import Branch, Config, Domain, Grid, Space, count_ways, expand, size, ways
 
 #: Data sets of hand-written digits: a mirrored digit is no digit, so they are never flipped.
 DIGITS = ("mnist", "digits")
 DATASETS = ("fashion_mnist", "mnist", "digits")
+#: Most trials of a study, and most ways through the branches of its space.
+MAX_TRIALS = 10_000
+MAX_WAYS = 100
 #: Keys of a configuration that belong to the trial rather than to its trainable.
 TRIAL_KEYS = ("trainable", "dataset")
 
@@ -226,8 +229,26 @@ def config_epochs(way: Space) -> int:
 
 def problems(study: Study) -> list[Problem]:
     """Return all that is wrong with a study whose sections are each well formed."""
+    found = list(_size_problems(study))
+    if found:
+        return found
     found = [*_section_problems(study), *_space_problems(study)]
     return list(dict.fromkeys(found or _whole_problems(study)))
+
+
+def _size_problems(study: Study) -> Iterator[Problem]:
+    """Refuse what would take for ever to check, before anything goes through it."""
+    trials = max(size(study.space), study.search.trials or 0) * study.repeats
+    if trials > MAX_TRIALS:
+        yield Problem(
+            "space", f"comes to {_large(trials)} trials; at most {MAX_TRIALS} are allowed"
+        )
+    if count_ways(study.space) > MAX_WAYS:
+        yield Problem("space", f"branches into more than {MAX_WAYS} spaces, the most allowed")
+
+
+def _large(number: int) -> str:
+    return str(number) if number < 10**12 else "more than 10^12"
 
 
 def _section_problems(study: Study) -> Iterator[Problem]:

@@ -136,7 +136,9 @@ class StudyTrial(tune.Trainable):
         return self._result(report)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the trial's state where Tune wants it."""
+        """Write the trial's state where Tune wants it; a trial that never began has none."""
+        if self.failure or self.pause:
+            return
         checkpoint.save(Path(checkpoint_dir), self.reports, self._state({}))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:

@@ -42,5 +42,6 @@ def pytest_terminal_summary(
         recovery = f"{times[len(times) // 2]:.1f}, {times[-1]:.1f}" if times else "-"
         rate = f"{100 * row.passed / row.repetitions:.0f} %" if row.repetitions else "-"
         write(
-            f"{row.name:{width}}  {row.repetitions:11}  {rate:>6}  {row.repeated_epochs:15}  {recovery:>13}"
+            f"{row.name:{width}}  {row.repetitions:11}  {rate:>6}  {row.repeated_epochs:15}"
+            f"  {recovery:>13}"
         )

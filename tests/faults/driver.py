@@ -1,4 +1,4 @@
-"""`tuning`, with the stand-in in place of real training: `python -m tests.faults.driver run ...`."""
+"""`tuning` with the stand-in for real training: `python -m tests.faults.driver run ...`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench on which studies are broken: starts drivers, kills their processes, compares results."""
+"""The bench on which studies are broken: starts drivers, kills processes, compares results."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Bench:
     def wait(self, condition: Callable[[], object], session: Session) -> None:
         deadline = time.monotonic() + TIMEOUT
         while not condition():
-            assert session.process.poll() is None, session.text()
+            assert not session.process.poll(), session.text()
             assert time.monotonic() < deadline, session.text()
             time.sleep(0.002)
 
