@@ -2,12 +2,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint bench clean
+FAULTS ?= 20
+
+.PHONY: help run test lint bench faults clean
 
 help:
 	@echo "make run    install what is needed, run the quickstart study and print its tables"
 	@echo "make test   install what is needed, run linters, type checks and all tests"
 	@echo "make bench  print timings as ratios measured side by side"
+	@echo "make faults run the whole fault matrix, FAULTS=20 repetitions of each row, and print it"
 	@echo "make clean  remove the virtual environment"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,6 +33,9 @@ test: lint
 
 bench: $(VENV)/.installed
 	$(BIN)/pytest -s -q tests/benchmarks --override-ini python_files='*.py'
+
+faults: $(VENV)/.installed
+	$(BIN)/pytest tests/faults --faults $(FAULTS)
 
 clean:
 	rm -rf $(VENV)

@@ -8,7 +8,6 @@ the searcher's own needs to be saved, so nothing of it can be lost or silently r
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -89,38 +88,47 @@ class Sampled:
     def adopt(self, trial: str, config: Config) -> None:
         fixed = _Fixed(config)
         draw(self._space, fixed)
-        self._optuna.enqueue_trial(fixed.values)
+        if fixed.inside:
+            self._optuna.enqueue_trial(fixed.values)
         self._trials[trial] = self._optuna.ask()
-        with warnings.catch_warnings():
-            # Optuna says that a value lies outside of the changed space, and draws another.
-            warnings.simplefilter("ignore")
-            drawn = draw(self._space, self._trials[trial])
-        if any(config.get(key) != value for key, value in drawn.items()):
+        if fixed.inside:
+            draw(self._space, self._trials[trial])
+        else:
             self.tell(trial, None)
             self._outside.add(trial)
 
 
 class _Fixed:
-    """A sampler that draws the values of one configuration, and remembers their names."""
+    """A sampler that draws the values of one configuration, by the names that a space gives them.
+
+    Attributes:
+        values: drawn, by name.
+        inside: the space holds the whole configuration.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self.values: Config = {}
+        self.inside = True
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        value = self._take(name)
-        return value if value in choices else choices[0]
+        value = self._config.get(name.rpartition("/")[2])
+        return self._take(name, value, choices[0], holds=value in choices)
 
     def suggest_float(self, name: str, low: float, high: float, **_: Any) -> float:
-        return float(self._take(name, low))
+        value = self._config.get(name.rpartition("/")[2])
+        holds = isinstance(value, float | int) and low <= value <= high
+        return float(self._take(name, value, low, holds=holds))
 
     def suggest_int(self, name: str, low: int, high: int, **_: Any) -> int:
-        return int(self._take(name, low))
+        value = self._config.get(name.rpartition("/")[2])
+        holds = isinstance(value, int) and low <= value <= high
+        return int(self._take(name, value, low, holds=holds))
 
-    def _take(self, name: str, default: Any = None) -> Any:
-        value = self._config.get(name.rpartition("/")[2], default)
-        self.values[name] = value
-        return value
+    def _take(self, name: str, value: Any, otherwise: Any, *, holds: bool) -> Any:
+        self.inside &= holds
+        self.values[name] = value if holds else otherwise
+        return self.values[name]
 
 
 def strategy(study: Study) -> Strategy:
