@@ -2,13 +2,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test cluster-test lint bench clean
+FAULTS ?= 20
+
+.PHONY: help run test cluster-test faults lint bench clean
 
 help:
 	@echo "make run    install what is needed, run the quickstart study and print its tables"
 	@echo "make test   install what is needed, run linters, type checks and all tests"
 	@echo "make cluster-test  run only the tests on two raised hosts; needs root"
 	@echo "make bench  print timings as ratios measured side by side"
+	@echo "make faults run the whole fault matrix, FAULTS=20 repetitions of each row, and print it"
 	@echo "make clean  remove the virtual environment"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -36,6 +39,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.training
 	$(BIN)/python -m tests.benchmarks.svm
 	$(BIN)/python -m tests.benchmarks.analysis_scale
+
+faults: $(VENV)/.installed
+	$(BIN)/pytest tests/faults --faults $(FAULTS)
 
 clean:
 	rm -rf $(VENV)

@@ -76,13 +76,33 @@ def run(
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The study folder.")],
     address: Address = None,
+    extend: Annotated[int, typer.Option(metavar="N", min=0, help="Add N trials.")] = 0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run failed trials anew.")
+    ] = False,
+    allow_changed: Annotated[
+        bool,
+        typer.Option("--allow-changed", help="Go on with a changed space, package or data."),
+    ] = False,
+    settings: Settings = None,
 ) -> None:
     """Finish an interrupted study; finished trials are not repeated."""
     ray_settings.apply(address)
     from tuning import experiment
 
     console = _console()
-    _finish(lambda: experiment.resume(folder, address, console), console)
+    _finish(
+        lambda: experiment.resume(
+            folder,
+            address,
+            console,
+            settings=settings or (),
+            extend=extend,
+            retry_failed=retry_failed,
+            allow_changed=allow_changed,
+        ),
+        console,
+    )
 
 
 @app.command()
@@ -300,6 +320,8 @@ def _finish(start: Callable[[], Outcome], console: Console) -> None:
     """Run or resume a study, print its tables, and exit with the contract's code."""
     try:
         outcome = start()
+    except OSError as error:
+        _refuse(f"{error.filename or 'the storage'}: {error.strerror or error}")
     except (ValueError, RuntimeError) as error:
         _refuse(*str(error).splitlines())
     from analysis.cli import print_tables
@@ -307,13 +329,18 @@ def _finish(start: Callable[[], Outcome], console: Console) -> None:
     print_tables([outcome.folder], console)
     if outcome.unfinished:
         console.print(
-            f"interrupted with {outcome.unfinished} trials to go; finish them with: "
-            f"tuning resume {outcome.folder}",
+            f"{outcome.reason + '; ' if outcome.reason else ''}interrupted with "
+            f"{outcome.unfinished} trials to go; finish them with: tuning resume {outcome.folder}",
             highlight=False,
             soft_wrap=True,
         )
     if outcome.failed:
-        console.print(f"failed trials: {', '.join(outcome.failed)}", highlight=False)
+        console.print(
+            f"failed trials: {', '.join(outcome.failed)}; run them anew with: "
+            f"tuning resume {outcome.folder} --retry-failed",
+            highlight=False,
+            soft_wrap=True,
+        )
     typer.echo(outcome.folder)
     if outcome.unfinished:
         raise typer.Exit(INTERRUPTED)

@@ -28,7 +28,8 @@ def connect(address: str | None) -> Iterator[None]:
         ClusterError: it cannot be reached or started.
     """
     ray_settings.apply(address)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Failed trials are named in our own words, without Tune's pages of traceback.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         ray.init(
             address=address,

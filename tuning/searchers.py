@@ -32,18 +32,25 @@ class Strategy(Protocol):
     def tell(self, trial: str, value: float | None) -> None:
         """Take the metric of a finished trial; None for a failed one."""
 
+    def adopt(self, trial: str, config: Config) -> None:
+        """Take a configuration of the record, where the study has changed, as if proposed."""
+
 
 class Listed:
     """Configurations that are known before the start: a grid, or random draws."""
 
     def __init__(self, configs: Iterable[Config]) -> None:
         self._configs = iter(configs)
+        self._adopted: list[Config] = []
 
     def ask(self, trial: str) -> Config | None:
-        return next(self._configs, None)
+        return next((c for c in self._configs if c not in self._adopted), None)
 
     def tell(self, trial: str, value: float | None) -> None:
         """Learn nothing."""
+
+    def adopt(self, trial: str, config: Config) -> None:
+        self._adopted.append(config)
 
 
 class Sampled:
@@ -53,6 +60,7 @@ class Sampled:
         self._study = study
         self._space = study.full_space()
         self._trials: dict[str, optuna.Trial] = {}
+        self._outside: set[str] = set()
         self._optuna = _optuna_study(study, optuna.samplers.TPESampler(seed=study.search.seed))
 
     def ask(self, trial: str) -> Config | None:
@@ -63,8 +71,64 @@ class Sampled:
         return self._study.complete(config) | {"seed": self._study.search.seed}
 
     def tell(self, trial: str, value: float | None) -> None:
-        state = optuna.trial.TrialState.FAIL if value is None else None
-        self._optuna.tell(self._trials[trial], value, state=state)
+        if trial in self._outside:
+            return
+        told = self._trials[trial]
+        known = self._optuna.trials[told.number]
+        if not known.state.is_finished():
+            state = optuna.trial.TrialState.FAIL if value is None else None
+            self._optuna.tell(told, value, state=state)
+        elif value is not None:
+            # It failed, was told as such, and has been retried: Optuna takes it as one more.
+            again = optuna.trial.create_trial(
+                params=known.params, distributions=known.distributions, value=value
+            )
+            self._optuna.add_trial(again)
+
+    def adopt(self, trial: str, config: Config) -> None:
+        fixed = _Fixed(config)
+        draw(self._space, fixed)
+        if fixed.inside:
+            self._optuna.enqueue_trial(fixed.values)
+        self._trials[trial] = self._optuna.ask()
+        if fixed.inside:
+            draw(self._space, self._trials[trial])
+        else:
+            self.tell(trial, None)
+            self._outside.add(trial)
+
+
+class _Fixed:
+    """A sampler that draws the values of one configuration, by the names that a space gives them.
+
+    Attributes:
+        values: drawn, by name.
+        inside: the space holds the whole configuration.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.values: Config = {}
+        self.inside = True
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        value = self._config.get(name.rpartition("/")[2])
+        return self._take(name, value, choices[0], holds=value in choices)
+
+    def suggest_float(self, name: str, low: float, high: float, **_: Any) -> float:
+        value = self._config.get(name.rpartition("/")[2])
+        holds = isinstance(value, float | int) and low <= value <= high
+        return float(self._take(name, value, low, holds=holds))
+
+    def suggest_int(self, name: str, low: int, high: int, **_: Any) -> int:
+        value = self._config.get(name.rpartition("/")[2])
+        holds = isinstance(value, int) and low <= value <= high
+        return int(self._take(name, value, low, holds=holds))
+
+    def _take(self, name: str, value: Any, otherwise: Any, *, holds: bool) -> Any:
+        self.inside &= holds
+        self.values[name] = value if holds else otherwise
+        return self.values[name]
 
 
 def strategy(study: Study) -> Strategy:
@@ -139,6 +203,8 @@ class StudySearcher(Searcher):
         record: Record,
         events: Iterable[Event] = (),
         on_resumed: Callable[[TrialRecord, str], None] = lambda trial, tune_id: None,
+        *,
+        allow_changed: bool = False,
     ) -> None:
         """Begin a study, or rebuild the searcher of one from its events.
 
@@ -147,6 +213,8 @@ class StudySearcher(Searcher):
             record: where suggestions are written.
             events: what the record holds already.
             on_resumed: called with an unfinished trial and Tune's id of it before it goes on.
+            allow_changed: take the recorded configurations as they are, though the study or a
+                package has changed so that the searcher would propose others.
 
         Raises:
             ResumeError: the searcher does not propose again what the record says it did.
@@ -156,6 +224,7 @@ class StudySearcher(Searcher):
         self.record = record
         self.on_resumed = on_resumed
         self.strategy = strategy(study)
+        self._allow_changed = allow_changed
         self.trials: dict[str, TrialRecord] = {}
         for event in events:
             self._replay(event)
@@ -190,11 +259,13 @@ class StudySearcher(Searcher):
     def _replay(self, event: Event) -> None:
         if event["event"] == "trial":
             name, config = event["trial"], event["config"]
-            proposed = self.strategy.ask(name)
-            if proposed != config:
+            if self._allow_changed:
+                self.strategy.adopt(name, config)
+            elif (proposed := self.strategy.ask(name)) != config:
                 raise ResumeError(
                     f"trial {name}: the searcher proposes {proposed}, where the record has "
-                    f"{config}; the study file or the version of Optuna has changed"
+                    f"{config}; the study file or the version of Optuna has changed "
+                    "(--allow-changed goes on with what the record has)"
                 )
             self.trials[name] = TrialRecord(name, config)
         elif "trial" in event:
