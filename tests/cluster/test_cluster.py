@@ -22,8 +22,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
 SIXTEEN = MINIMAL | {
     "name": "sixteen",
     "space": {"lr": {"grid": [n / 200 for n in range(1, 17)]}},
-    "fixed": {"epochs": 2, "train_size": 200},
+    "fixed": {"epochs": 1, "train_size": 200},
     "resources": {"cpu": 0.5, "gpu": 0.25, "custom": {"accelerator_type:A30": 0.001}},
+    # Trials this short would all be run by the processes of the host that is ready first.
+    "reuse_actors": False,
 }
 #: Four at once, for long enough that a host can be lost in the middle.
 LONG = MINIMAL | {
