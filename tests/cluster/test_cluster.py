@@ -151,7 +151,7 @@ def _wait_for_reports(cluster, host):
 
 def test_a_stopped_job_ends_and_says_so(cluster):
     follower = cluster.start("tuning", "submit", cluster.write(LONG), "--address", cluster.address)
-    job = follower.stdout.readline().split()[1]
+    job = job_of(follower.stdout.readline())
     stopped = cluster.tuning("stop", job, "--address", cluster.address)
     assert stopped.stdout == f"{job}: STOPPED\n", stopped.stderr
     follower.communicate(timeout=60)
