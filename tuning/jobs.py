@@ -23,6 +23,8 @@ EXCLUDED = ("/data/", "/results/", ".venv/", ".git/", "__pycache__/", ".*_cache/
 #: The folder that all hosts share: `cluster.yaml` sets it for all that runs on the cluster.
 STORAGE = '"$TUNING_STORAGE"'
 STORAGE_IS_SET = ': "${TUNING_STORAGE:?is not set on the head; set it there or give --storage}"'
+#: What of Ray tells about uploads and connections; the last two set their own level.
+LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 #: Seconds in which a job that was stopped has to end.
 STOP_SECONDS = 30
 
@@ -60,7 +62,8 @@ class Jobs:
         Raises:
             JobError: it does not answer, or refuses the token.
         """
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for logger in LOGGERS:
+            logging.getLogger(logger).setLevel(logging.ERROR)
         self.address = address
         self._client = self._try(JobSubmissionClient, address)
 
