@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.conftest import MINIMAL
 from tuning.cli import app
 
-#: Seconds after which a file that is still being read counts as an attack that worked.
+#: Seconds of CPU time after which a file that is still being read counts as an attack that worked.
 PATIENCE = 2.0
 
 
@@ -24,13 +24,13 @@ def patience():
     def give_up(*_):
         raise AssertionError(f"not refused after {PATIENCE} s")
 
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    before = signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def check(folder, content):

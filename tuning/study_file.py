@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,14 @@ def validate(raw: Mapping[str, Any], source: str) -> Study:
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        found = list(_explain(error))
+        # Looking for the nearest known key takes a while, for thousands of wrong ones too long.
+        found = list(islice(_explain(error), MAX_LINES + 1))
     else:
         found = problems(study)
         if not found:
             return study
     lines = [_plain(f"{source}: {p.key}: {p.message}") for p in dict.fromkeys(found)]
-    more = [f"{source}: and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    more = [f"{source}: and more"] if len(lines) > MAX_LINES else []
     raise StudyError(lines[:MAX_LINES] + more)
 
 

@@ -132,6 +132,32 @@ def test_driver_at_random_moments(tmp_path, row, repetitions, undisturbed):
         row.passed += here - 1
 
 
+def test_driver_with_two_slots(tmp_path, row, repetitions):
+    """Each slot may repeat one epoch; a grid's trials do not depend on which ends first."""
+    generator = random.Random(6)
+    grid = {"space": {"lr": {"grid": [0.01, 0.02, 0.03, 0.04, 0.05]}},
+            "search": {"max_concurrent": 2}, "resources": {"cpu": 0.5}}  # fmt: skip
+    for number in range(repetitions):
+        row.repetitions += 1
+        bench = Bench(tmp_path / str(number), study() | grid)
+        session = bench.run()
+        wait_for_epoch(bench, session, generator.randrange(3, 14))
+        time.sleep(generator.uniform(0, 0.3))
+        session.kill()
+        since = time.monotonic()
+        session = bench.resume()
+        recovered(bench, session, row, since)
+        session.finish()
+        trials = bench.trials()
+        assert [t.config["lr"] for t in trials.values()] == [0.01, 0.02, 0.03, 0.04, 0.05]
+        assert [[r["epoch"] for r in t.reports] for t in trials.values()] == [[1, 2, 3, 4]] * 5
+        assert set(bench.ends().values()) == {1}
+        assert len(bench.ends()) == 5
+        assert bench.repeated() <= 2
+        row.repeated_epochs += bench.repeated()
+        row.passed += 1
+
+
 def dies(bench: Bench, session: Session, generator: random.Random, *, at_write: bool) -> bool:
     """Kill a driver at a random moment of its work; tell whether it had come to its end before."""
     before, delay = bench.begun(), generator.uniform(0, 5)
