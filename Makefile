@@ -2,13 +2,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint bench bench-search clean
+FAULTS ?= 20
+
+.PHONY: help run test cluster-test faults lint bench bench-search clean
 
 help:
 	@echo "make run    install what is needed, run the quickstart study and print its tables"
 	@echo "make test   install what is needed, run linters, type checks and all tests"
+	@echo "make cluster-test  run only the tests on two raised hosts; needs root"
 	@echo "make bench  print timings as ratios measured side by side"
 	@echo "make bench-search  print what each search finds per unit of compute, by replay (minutes)"
+	@echo "make faults run the whole fault matrix, FAULTS=20 repetitions of each row, and print it"
 	@echo "make clean  remove the virtual environment"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -29,8 +33,16 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/pytest
 
+cluster-test: $(VENV)/.installed
+	$(BIN)/pytest tests/cluster
+
 bench: $(VENV)/.installed
-	$(BIN)/pytest -s -q tests/benchmarks --override-ini python_files='*.py'
+	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python -m tests.benchmarks.svm
+	$(BIN)/python -m tests.benchmarks.analysis_scale
+
+faults: $(VENV)/.installed
+	$(BIN)/pytest tests/faults --faults $(FAULTS)
 
 bench-search: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.search

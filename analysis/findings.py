@@ -53,7 +53,9 @@ def best_configurations(results: Results) -> Iterator[Finding]:
             yield Finding(Verdict.NOTED, tie, {"tied": len(best)})
             continue
         yield Finding(Verdict.NOTED, f"{chosen} has the highest validation accuracy: {values}.")
-        same = trials[settings].astype(str).eq(first[settings].astype(str)).all(axis="columns")
+        # Written out, since an empty setting is not equal to itself.
+        written = trials[settings].map(repr)
+        same = written.eq(written.loc[[first.name]].iloc[0]).all(axis="columns")
         rest = choose(trials[~same])
         if len(rest):
             yield compare(results, first, rest.iloc[0], "the next best configuration")
@@ -144,7 +146,8 @@ def disturbed(trials: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             Verdict.NOTED,
             f"{len(shared):,} of {_count(len(known))} overlapped in time with others on the same "
-            f"host (up to {most:,}): their times include that company and are no clean benchmark.",
+            f"host (up to {most:,} in the course of one): their times include that company and are "
+            "no clean benchmark.",
             {"shared": len(shared), "known": len(known)},
         )
     for device, rows in trials.groupby("device_label", sort=False):

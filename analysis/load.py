@@ -18,7 +18,15 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.prepare import CONTRACT_HYPERPARAMETERS, KNOWN_MEASUREMENTS, prepare
-from tuning.record import COLUMNS, RECORD, TABLE, CorruptRecord, TrialRecord, read_trials
+from tuning.record import (
+    COLUMNS,
+    RECORD,
+    TABLE,
+    CorruptRecord,
+    TrialRecord,
+    has_record,
+    read_trials,
+)
 
 #: What a CSV must have to be read as results: the rest of the contract's columns may be absent.
 REQUIRED = ("trial_id", "dataset", "model")
@@ -88,7 +96,7 @@ def load_study(path: Path) -> Study:
         )
     if path.is_file():
         return load_csv(path)
-    if (path / RECORD).exists():
+    if has_record(path):
         return load_folder(path)
     if (path / TABLE).exists():
         study = load_csv(path / TABLE)

@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis.columns import empty, heading, numeric, readable
+from analysis.fitting import fit
 from analysis.tables import Table
 from analysis.verdict import Finding
 
@@ -67,12 +68,13 @@ def text(
     """Print to a terminal, at most `rows` rows of each table: Rich takes a millisecond a row."""
     for table in tables:
         cells, _ = readable(table.frame.head(rows) if rows else table.frame)
+        cells, fitted = fit(cells, console.width)
         if len(cells.columns):
             console.print(_rich(table, cells))
         else:
             console.print(Text(f"\n{table.title}", style="bold"))
         left = len(table.frame) - len(cells)
-        notes = list(table.notes)
+        notes = [*fitted, *table.notes]
         if left > 0:
             notes.insert(0, f"{left:,} more rows: --rows 0 or another --format shows all.")
         for note in notes:

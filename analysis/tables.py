@@ -102,11 +102,18 @@ def mark_best(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series[bool]:
 
 
 def varied(trials: pd.DataFrame, hyperparameters: Sequence[str]) -> list[str]:
-    """Return the hyperparameters that take more than one value, in the order of the contract."""
+    """Return the hyperparameters that take more than one value, in the order of the contract.
+
+    What differs only between networks and SVMs (the precision) was not varied by anybody.
+    """
+    machines = is_svm(trials)
+    parts = (trials[machines], trials[~machines])
     return [
         h
         for h in hyperparameters
-        if h in trials and trials[h].dropna().astype(str).nunique() > 1 and h != "kernel"
+        if h in trials
+        and h != "kernel"
+        and any(part[h].dropna().astype(str).nunique() > 1 for part in parts)
     ]
 
 

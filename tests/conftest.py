@@ -57,3 +57,9 @@ def blobs() -> ImageData:
     order = generator.permutation(200)
     return ImageData("blobs", images, labels.astype(np.int64), order[:120], order[120:150],
                      order[150:])  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults", type=int, default=1, help="repetitions of each row of tests/faults"
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,28 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_is_used(tmp_path, damage)
     newest.write_bytes({"truncated": data[:-200], "emptied": b""}.get(damage, bytes(data)))
     assert checkpoint.load_newest(tmp_path)["step"] == 2
     assert (tmp_path / "checkpoint-00003.damaged").exists()
+
+
+def test_flipped_bits_give_the_same_state_or_none_and_no_error(tmp_path):
+    generator = random.Random(0)
+    path = tmp_path / "checkpoint-00001.pt"
+    checkpoint.save(tmp_path, 1, {"weights": torch.arange(100.0), "plain": {"list": [1, "x"]}})
+    good = path.read_bytes()
+    for _ in range(300):
+        data = bytearray(good)
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        path.write_bytes(data)
+        state = checkpoint.load_newest(tmp_path)
+        if state is not None:
+            assert torch.equal(state["weights"], torch.arange(100.0))
+            assert state["plain"] == {"list": [1, "x"]}
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    save_three(tmp_path)
+    (tmp_path / "checkpoint-00004.tmp").write_bytes(b"half")
+    assert checkpoint.load_newest(tmp_path)["step"] == 3
+    assert not (tmp_path / "checkpoint-00004.tmp").exists()
 
 
 def test_a_pickle_that_would_run_code_does_not(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -171,6 +174,50 @@ def test_tensorboard_reads_curves_and_hyperparameters_with_final_metrics(finishe
         assert events.Scalars("hparam/val_accuracy")[0].value == pytest.approx(
             trial.row()["val_accuracy"]
         )
+
+
+def test_tensorboard_serves_scalars_hyperparameters_and_the_layout(finished):
+    folder, _ = finished
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tuning", "tensorboard", str(folder), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def get(path, **query):
+        url = f"http://127.0.0.1:{port}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
+        return json.loads(urllib.request.urlopen(url, timeout=10).read())
+
+    trials = read_trials(folder)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                tags = get("scalars/tags")
+                if set(trials) <= set(tags):
+                    break
+            assert time.monotonic() < deadline, "TensorBoard does not show all trials"
+            time.sleep(0.5)
+        for name, trial in trials.items():
+            curve = get("scalars/scalars", run=name, tag="accuracy_percent/validation")
+            expected = {r.get("epoch", 1): r["val_accuracy"] for r in trial.reports}
+            assert {step: value for _, step, value in curve} == pytest.approx(expected)
+        request = json.dumps(
+            {"allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"], "startIndex": 0,
+             "sliceSize": 100, "colParams": [{"metric": {"tag": "hparam/val_accuracy"}}]}
+        )  # fmt: skip
+        final = {
+            group["name"]: value["value"]
+            for group in get("hparams/session_groups", request=request)["sessionGroups"]
+            for value in group["metricValues"]
+            if value["name"]["tag"] == "hparam/val_accuracy"
+        }
+        assert final == pytest.approx({n: t.row()["val_accuracy"] for n, t in trials.items()})
+        titles = [c["title"] for c in get("custom_scalars/layout")["category"]]
+        assert titles == ["accuracy and time", "loss and throughput"]
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def test_resuming_a_finished_study_repeats_nothing(finished, tuning_command):

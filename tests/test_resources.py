@@ -32,6 +32,19 @@ def test_a_request_that_fits_nowhere_is_refused_with_what_there_is():
         count_slots([Request(1, 4)], A30_NODES)
 
 
+def test_custom_resources_choose_the_hosts():
+    study = validate(
+        MINIMAL | {"resources": {"cpu": 1, "gpu": 0.5, "custom": {"accelerator_type:A30": 0.001}}},
+        "f",
+    )
+    wanted = request(study, {"device": "auto"})
+    mixed = [Host("a", 64, 2, {"accelerator_type:A30": 1}), Host("b", 64, 2)]
+    assert count_slots([wanted], mixed) == 4
+    with pytest.raises(ResourceError, match=r"0\.001 accelerator_type:A30, which no host has"):
+        count_slots([wanted], mixed[1:])
+    assert request(study, {"device": "cpu"}).custom == ()
+
+
 def test_trials_that_cannot_use_a_gpu_ask_for_none():
     study = validate(MINIMAL | {"resources": {"cpu": 2, "gpu": 0.25, "cpu_without_gpu": 8}}, "f")
     assert request(study, {"device": "auto"}) == Request(2, 0.25)

@@ -92,6 +92,68 @@ def test_a_changed_space_is_refused_on_resume(tmp_path):
         StudySearcher(changed, Record(tmp_path), list(read_events(tmp_path)))
 
 
+def test_a_changed_space_goes_on_with_what_the_record_has_if_that_is_allowed(tmp_path):
+    known = drive(StudySearcher(validate(SAMPLED, "f"), Record(tmp_path)), 4)
+    space = {"lr": {"loguniform": [0.001, 2]}, "batch_size": {"choice": [16, 32]}}
+    changed = validate(SAMPLED | {"space": space}, "f")
+    events = list(read_events(tmp_path))
+    searcher = StudySearcher(changed, Record(tmp_path), events, allow_changed=True)
+    told = searcher.strategy._optuna.trials
+    assert [t.params["lr"] for t in told] == [c["lr"] for c in known]
+    assert [t.value for t in told] == [value(c) for c in known]
+    assert searcher.suggest("a")["trial"] == "00004"
+
+
+def test_a_recorded_value_outside_of_a_changed_space_is_not_told_to_optuna(tmp_path):
+    drive(StudySearcher(validate(SAMPLED, "f"), Record(tmp_path)), 4)
+    space = {"lr": {"loguniform": [1e-9, 1e-8]}, "batch_size": {"choice": [16, 32]}}
+    changed = validate(SAMPLED | {"space": space}, "f")
+    events = list(read_events(tmp_path))
+    searcher = StudySearcher(changed, Record(tmp_path), events, allow_changed=True)
+    assert [t.value for t in searcher.strategy._optuna.trials] == [None] * 4
+
+
+def test_a_changed_grid_runs_only_what_the_record_lacks(tmp_path):
+    grid = MINIMAL | {"space": {"lr": {"grid": [0.1, 0.2]}}}
+    known = drive(StudySearcher(validate(grid, "f"), Record(tmp_path)), 3)
+    changed = validate(MINIMAL | {"space": {"lr": {"grid": [0.3, 0.2, 0.1]}}}, "f")
+    events = list(read_events(tmp_path))
+    searcher = StudySearcher(changed, Record(tmp_path), events, allow_changed=True)
+    assert [c["lr"] for c in known] == [0.1, 0.2]
+    assert [c["lr"] for c in drive(searcher, 3)] == [0.3]
+
+
+def test_a_retried_trial_reaches_optuna_when_it_succeeds_and_again_on_replay(tmp_path):
+    study = validate(SAMPLED, "f")
+    first = StudySearcher(study, Record(tmp_path))
+    first.suggest("a")
+    first.on_trial_complete("a", error=True)
+    first.record.append("end", time=0.0, trial="00000", status="failed", error="x")
+    first.record.append("retry", time=0.0, trial="00000")
+    second = StudySearcher(study, Record(tmp_path), list(read_events(tmp_path)))
+    assert second.suggest("b")["trial"] == "00000"
+    metrics = {"epoch": 1, "val_accuracy": 70.0}
+    second.record.append("report", time=0.0, trial="00000", metrics=metrics)
+    second.trials["00000"].reports.append(metrics)
+    second.on_trial_complete("b", metrics)
+    second.record.append("end", time=0.0, trial="00000", status="completed", error="")
+    third = StudySearcher(study, Record(tmp_path), list(read_events(tmp_path)))
+    for searcher in (second, third):
+        assert [t.value for t in searcher.strategy._optuna.trials] == [None, 70.0]
+    assert second.suggest("c") == third.suggest("c")
+
+
+def test_an_extended_search_suggests_what_a_longer_one_would_have(tmp_path):
+    (tmp_path / "short").mkdir()
+    (tmp_path / "long").mkdir()
+    short = validate(SAMPLED | {"search": SAMPLED["search"] | {"trials": 12}}, "f")
+    first = drive(StudySearcher(short, Record(tmp_path / "short")), 30)
+    events = list(read_events(tmp_path / "short"))
+    rest = drive(StudySearcher(validate(SAMPLED, "f"), Record(tmp_path / "short"), events), 30)
+    whole = drive(StudySearcher(validate(SAMPLED, "f"), Record(tmp_path / "long")), 30)
+    assert first + rest == whole
+
+
 def test_a_failed_trial_never_reaches_optuna_as_a_value(tmp_path):
     searcher = StudySearcher(validate(SAMPLED, "f"), Record(tmp_path))
     searcher.suggest("a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tensorboardX import SummaryWriter
 from tuning import checkpoint
 from tuning.record import Record, TrialRecord, apply, write_table
 from tuning.study import Study
+from tuning.trial import read_time_limit
 
 #: Seconds between two writes of `trials.csv`; the record itself is written at once.
 TABLE_EVERY = 2.0
@@ -33,6 +35,17 @@ SCALARS = {
     "throughput/images_per_second": "images_per_second",
     "memory/bytes": "memory_bytes",
 }
+#: TensorBoard's page "Custom scalars": what to compare, side by side over all trials.
+LAYOUT = {
+    "accuracy and time": {
+        "validation accuracy, percent": ["Multiline", ["accuracy_percent/validation"]],
+        "training time, seconds": ["Multiline", ["seconds/training"]],
+    },
+    "loss and throughput": {
+        "loss, training and validation": ["Multiline", ["loss/training", "loss/validation"]],
+        "images per second": ["Multiline", ["throughput/images_per_second"]],
+    },
+}
 #: Metrics of a row that the HParams dashboard shows.
 HPARAM_METRICS = (
     "val_accuracy", "test_accuracy", "train_seconds", "predict_seconds", "total_seconds",
@@ -44,14 +57,37 @@ class Recorder(Callback):
     """Writes what trials do: first into the record, then into their folders and `trials.csv`."""
 
     def __init__(
-        self, study: Study, folder: Path, record: Record, trials: dict[str, TrialRecord]
+        self,
+        study: Study,
+        folder: Path,
+        record: Record,
+        trials: dict[str, TrialRecord],
+        before_failure: Callable[[], None] = lambda: None,
     ) -> None:
+        """Begin to write.
+
+        Args:
+            study: for its metric.
+            folder: of the study.
+            record: of the study.
+            trials: what the record holds already, by id.
+            before_failure: called before a trial whose process was lost is marked as failed; it
+                does not return if that is because all of Ray was lost.
+        """
+        self.before_failure = before_failure
         self.folder = folder
         self.record = record
         self.trials = trials
         self.metric = study.search.metric
+        self.limits = study.limits
         self._writers: dict[str, SummaryWriter] = {}
         self._table_written = 0.0
+
+    def setup(self, **_: Any) -> None:
+        trials = self.folder / "trials"
+        if not any(trials.glob("events.*")):
+            with SummaryWriter(str(trials)) as writer:
+                writer.add_custom_scalars(LAYOUT)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self._event("start", trial)
@@ -78,11 +114,14 @@ class Recorder(Callback):
         self._end(trial, status, failure)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        self.before_failure()
         text = str(trial.get_error() or "its process was lost")
-        path = self.folder / "trials" / _name(trial) / "error.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-        self._end(trial, "failed", text.strip().splitlines()[-1])
+        folder = self.folder / "trials" / _name(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(text + "\n")
+        if read_time_limit(folder):
+            text = f"TimeoutError: limits.trial_seconds: {self.limits.trial_seconds:g} are over"
+        self._end(trial, "failed", _reason(text))
 
     def write_table_if_due(self) -> None:
         """Write `trials.csv` if the last time is some seconds ago."""
@@ -128,6 +167,13 @@ class Recorder(Callback):
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks into its own state; the record makes that needless.
         return {}
+
+
+def _reason(text: str) -> str:
+    """Return the line of an error's text that says most; Ray ends some with advice."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    first = next((line for line in lines if "ActorDiedError" in line or "OutOfMemory" in line), "")
+    return first or lines[-1]
 
 
 def _name(trial: Trial) -> str:
@@ -193,6 +239,10 @@ class Progress(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self._line(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        text = f"trial {_name(trial)} lost its process or raised an error; it is tried again"
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Draw the last state and give the terminal back."""

@@ -10,12 +10,26 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 KEEP = 2
+#: What zipfile and torch raise on damaged files, as found by flipping bits at random.
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -25,14 +39,22 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         folder: of the trial.
         step: number of reports so far; orders the checkpoints.
         state: tensors and plain values.
+
+    Raises:
+        OSError: the disk is full or broken; the earlier checkpoints are as they were.
     """
     path = folder / f"checkpoint-{step:05d}.pt"
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        _remove_unfinished(folder)
+        # torch's writer hides what the file said, such as a full disk, behind an error of its own.
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     for old in _newest_first(folder)[KEEP:]:
         old.unlink()
 
@@ -40,8 +62,10 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
 def load_newest(folder: Path) -> dict[str, Any] | None:
     """Return the newest intact checkpoint of a trial, or None.
 
-    Damaged ones are renamed to `.damaged`, so that they are seen and not tried again.
+    Damaged ones are renamed to `.damaged`, so that they are seen and not tried again. What a kill
+    left half written is removed.
     """
+    _remove_unfinished(folder)
     for path in _newest_first(folder):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -49,7 +73,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             if intact:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
-        except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError):
+        except DAMAGE:
             pass
         path.rename(path.with_suffix(".damaged"))
     return None
@@ -57,7 +81,13 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
 
 def remove_all(folder: Path) -> None:
     """Remove the checkpoints of a trial that needs none any more."""
+    _remove_unfinished(folder)
     for path in _newest_first(folder):
+        path.unlink()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*.tmp"):
         path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""The command line: `tuning run`, `plan`, `check`, `resume`, `replay` and `data`.
+"""The command line: `tuning run`, `plan`, `check`, `resume`, `replay`, `data`, and cluster jobs.
 
 Ray and torch are imported inside the commands that need them, so that `--help` and `check` answer
 at once.
@@ -7,8 +7,11 @@ at once.
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tuning.experiment import Outcome
+    from tuning.jobs import Jobs
     from tuning.study import Study
 
+Result = TypeVar("Result")
 DONE, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
@@ -43,6 +48,12 @@ Address = Annotated[
     str | None,
     typer.Option(metavar="ADDR", help="A running Ray cluster, e.g. auto; else starts Ray here."),
 ]
+Head = Annotated[
+    str, typer.Option("--address", metavar="URL", help="The head's dashboard, as http://HEAD:8265.")
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job, as `tuning jobs` names it.")]
+#: Where `ray dashboard cluster.yaml` makes the head's dashboard reachable.
+TUNNEL = "http://127.0.0.1:8265"
 
 
 @app.command()
@@ -65,13 +76,33 @@ def run(
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The study folder.")],
     address: Address = None,
+    extend: Annotated[int, typer.Option(metavar="N", min=0, help="Add N trials.")] = 0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run failed trials anew.")
+    ] = False,
+    allow_changed: Annotated[
+        bool,
+        typer.Option("--allow-changed", help="Go on with a changed space, package or data."),
+    ] = False,
+    settings: Settings = None,
 ) -> None:
     """Finish an interrupted study; finished trials are not repeated."""
     ray_settings.apply(address)
     from tuning import experiment
 
     console = _console()
-    _finish(lambda: experiment.resume(folder, address, console), console)
+    _finish(
+        lambda: experiment.resume(
+            folder,
+            address,
+            console,
+            settings=settings or (),
+            extend=extend,
+            retry_failed=retry_failed,
+            allow_changed=allow_changed,
+        ),
+        console,
+    )
 
 
 @app.command()
@@ -150,6 +181,103 @@ def replay(
 
 
 @app.command()
+def submit(
+    study_file: StudyPath,
+    address: Head = TUNNEL,
+    storage: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="On the hosts; by default the cluster's TUNING_STORAGE."),
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Run a study as a job on a cluster, and follow it; Ctrl-C leaves it running."""
+    study = _load(study_file, settings)
+    jobs = _jobs(address)
+    name = _or_refuse(lambda: jobs.submit(study, study_file, settings or (), storage))
+    typer.echo(f"job {name}")
+    _follow(jobs, name)
+
+
+@app.command()
+def jobs(address: Head = TUNNEL) -> None:
+    """List the jobs of a cluster, the newest first."""
+    for job in _or_refuse(_jobs(address).all):
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))
+        typer.echo(f"{job.name}  {job.status:9}  {started}  {job.command}")
+
+
+@app.command()
+def logs(
+    job: JobName,
+    address: Head = TUNNEL,
+    follow: Annotated[bool, typer.Option(help="Go on until the job ends.")] = True,
+) -> None:
+    """Print what a job prints; exits with the job's code."""
+    found = _jobs(address)
+    if follow:
+        _follow(found, job)
+    else:
+        typer.echo(_or_refuse(lambda: found.logs(job)), nl=False)
+
+
+@app.command()
+def stop(job: JobName, address: Head = TUNNEL) -> None:
+    """Stop a job; its study folder can be resumed."""
+    found = _or_refuse(lambda: _jobs(address).stop(job))
+    typer.echo(f"{found.name}: {found.status}")
+
+
+@app.command()
+def pull(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The study folder on the head.")],
+    cluster: Annotated[
+        Path, typer.Option(metavar="FILE", help="The file that `ray up` was given.")
+    ] = Path("cluster.yaml"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where it is copied to.")] = Path(
+        "results"
+    ),
+) -> None:
+    """Bring a study folder home, as it is now; the last line is the copied folder."""
+    from tuning import launcher
+
+    typer.echo(_or_refuse(lambda: launcher.read(cluster).pull(folder, out)))
+
+
+@app.command()
+def doctor(
+    cluster: Annotated[
+        Path, typer.Argument(metavar="CLUSTER.yaml", help="The file for `ray up`.")
+    ] = Path("cluster.yaml"),
+) -> None:
+    """Check a cluster and its hosts, each finding with its remedy; exits with 0 or 2."""
+    ray_settings.apply("auto")
+    from tuning import doctor as doctors
+
+    well = True
+    findings = doctors.examine(cluster)
+    while finding := _or_refuse(lambda: next(findings, None)):
+        typer.echo(f"{'FAIL' if finding.remedy else 'ok  '}  {finding.subject}: {finding.text}")
+        if finding.remedy:
+            typer.echo(f"      remedy: {finding.remedy}")
+            well = False
+    if not well:
+        raise typer.Exit(WRONG_INPUT)
+
+
+@app.command()
+def tensorboard(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The study folder.")],
+    port: Annotated[int, typer.Option(help="On this machine's loopback.")] = 6006,
+) -> None:
+    """Start TensorBoard on a study folder, also while the study runs."""
+    trials = folder / "trials"
+    if not trials.is_dir():
+        _refuse(f"{folder}: is no study folder (it holds no trials)")
+    command = ["-m", "tensorboard.main", "--logdir", str(trials), "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of study files, for editors."""
     from tuning.study_file import json_schema
@@ -177,6 +305,33 @@ def _load(study_file: Path, settings: list[str] | None) -> Study:
         _refuse(*error.lines)
 
 
+def _jobs(address: str) -> Jobs:
+    ray_settings.apply(address)
+    from tuning.jobs import Jobs
+
+    return _or_refuse(lambda: Jobs(address))
+
+
+def _follow(jobs: Jobs, name: str) -> None:
+    """Print what a job prints until it ends, and exit with its code."""
+    there = "" if jobs.address == TUNNEL else f" --address {jobs.address}"
+    try:
+        code = _or_refuse(lambda: jobs.follow(name, lambda text: typer.echo(text, nl=False)))
+    except KeyboardInterrupt:
+        typer.echo(f"\nthe job {name} goes on; follow it with: tuning logs {name}{there}")
+        typer.echo(f"stop it with: tuning stop {name}{there}")
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(code)
+
+
+def _or_refuse(call: Callable[[], Result]) -> Result:
+    """Return what a call returns; what is wrong with the user's input becomes exit code 2."""
+    try:
+        return call()
+    except (ValueError, RuntimeError) as error:
+        _refuse(*str(error).splitlines())
+
+
 def _refuse(*lines: str) -> NoReturn:
     for line in lines:
         typer.echo(line, err=True)
@@ -187,6 +342,8 @@ def _finish(start: Callable[[], Outcome], console: Console) -> None:
     """Run or resume a study, print its tables, and exit with the contract's code."""
     try:
         outcome = start()
+    except OSError as error:
+        _refuse(f"{error.filename or 'the storage'}: {error.strerror or error}")
     except (ValueError, RuntimeError) as error:
         _refuse(*str(error).splitlines())
     from analysis.cli import print_tables
@@ -194,13 +351,18 @@ def _finish(start: Callable[[], Outcome], console: Console) -> None:
     print_tables([outcome.folder], console)
     if outcome.unfinished:
         console.print(
-            f"interrupted with {outcome.unfinished} trials to go; finish them with: "
-            f"tuning resume {outcome.folder}",
+            f"{outcome.reason + '; ' if outcome.reason else ''}interrupted with "
+            f"{outcome.unfinished} trials to go; finish them with: tuning resume {outcome.folder}",
             highlight=False,
             soft_wrap=True,
         )
     if outcome.failed:
-        console.print(f"failed trials: {', '.join(outcome.failed)}", highlight=False)
+        console.print(
+            f"failed trials: {', '.join(outcome.failed)}; run them anew with: "
+            f"tuning resume {outcome.folder} --retry-failed",
+            highlight=False,
+            soft_wrap=True,
+        )
     typer.echo(outcome.folder)
     if outcome.unfinished:
         raise typer.Exit(INTERRUPTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tuning.probe import gpu_names
 
 PACKAGES = (
     "tunelab",
@@ -22,6 +25,8 @@ PACKAGES = (
     "optuna",
     "deepspeed",
 )
+#: Carries the commit of a study's sender to the cluster, where the source lies without its history.
+COMMIT_VARIABLE = "TUNING_GIT_COMMIT"
 #: Side of the square matrices whose product measures a device's peak: large enough that the
 #: product is bound by arithmetic, small enough to take milliseconds on a laptop's core.
 PEAK_SIDE = 2048
@@ -32,7 +37,7 @@ def describe_software() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
-        "git_commit": _git_commit(),
+        "git_commit": os.environ.get(COMMIT_VARIABLE) or git_commit(),
     }
 
 
@@ -61,16 +66,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def gpu_names() -> list[str]:
-    """Return the model names of the NVIDIA GPUs of this host."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in found.stdout.splitlines() if line.strip()]
 
 
 def measure_peaks() -> dict[str, float]:
@@ -115,7 +110,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """Return the commit of the source that runs, with `+changes` if it differs, or nothing."""
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes"]

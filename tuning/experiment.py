@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +16,32 @@ from typing import Any
 import ray
 from filelock import FileLock, Timeout
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 import tuning
 from tuning import environment, schedulers
 from tuning.callbacks import Progress, Recorder
-from tuning.cluster import ClusterError, alive_nodes, connect, hosts
+from tuning.changes import changes
+from tuning.cluster import ClusterError, connect, hosts, on_each_host, require_shared
 from tuning.data import ImageData, load_dataset
-from tuning.record import Event, Record, read_events, write_atomically, write_json
+from tuning.guard import FULL, Guard, check_disk
+from tuning.record import (
+    RECORD,
+    TABLE,
+    Event,
+    Record,
+    has_record,
+    read_events,
+    read_trials,
+    write_atomically,
+    write_json,
+)
 from tuning.resources import count_slots, request
 from tuning.searchers import ResumeError, StudySearcher, count_trials
 from tuning.study import NO_DATASET, Study, sample_configs
-from tuning.study_file import dump, load
+from tuning.study_file import StudyError, dump, load, validate
 from tuning.trial import StudyTrial
+from tuning.watch import INTERRUPTED, RayWatch
 
 STUDY = "study.yaml"
 ENVIRONMENT = "environment.json"
@@ -35,17 +49,19 @@ ENVIRONMENT = "environment.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended before or at its end.
 
     Attributes:
         folder: the study folder.
         failed: ids of the trials that failed.
         unfinished: number of trials that did not end, or were not begun.
+        reason: why the study was stopped early; empty after Ctrl-C.
     """
 
     folder: Path
     failed: list[str]
     unfinished: int
+    reason: str
 
 
 def run(study: Study, storage: Path, address: str | None, console: Console) -> Outcome:
@@ -58,38 +74,135 @@ def run(study: Study, storage: Path, address: str | None, console: Console) -> O
         console: for the progress.
 
     Raises:
-        DataError, ResourceError, ClusterError: before any trial runs.
+        DataError, ResourceError, ClusterError, DiskError: before any trial runs.
     """
+    check_disk(study, storage.resolve())
     data = _load_data(study)
     with connect(address):
-        slots = _slots(study, storage)
+        require_shared(storage.resolve())
+        slots = _slots(study)
         folder = _new_folder(study, storage)
         with _locked(folder):
             write_atomically(folder / STUDY, dump(study).encode())
             write_json(folder / ENVIRONMENT, _describe(data))
             console.print(f"study folder: {folder}", highlight=False, soft_wrap=True)
-            return _fit(study, folder, data, slots, [], console)
+            return _fit(study, folder, data, slots, Record(folder), console)
 
 
-def resume(folder: Path, address: str | None, console: Console) -> Outcome:
+def resume(
+    folder: Path,
+    address: str | None,
+    console: Console,
+    *,
+    settings: Sequence[str] = (),
+    extend: int = 0,
+    retry_failed: bool = False,
+    allow_changed: bool = False,
+) -> Outcome:
     """Finish an interrupted study: unfinished trials first, from their last checkpoints.
 
+    Args:
+        folder: of the study.
+        address: of a running Ray cluster; None starts Ray on this machine.
+        console: for the progress.
+        settings: `a.b=c`, of keys on which no result depends, such as a budget.
+        extend: number of trials to add.
+        retry_failed: run failed trials anew.
+        allow_changed: go on though the space, a package or the data has changed.
+
     Raises:
-        StudyError, CorruptRecord, ResumeError, DataError, ResourceError, ClusterError: before any
-            trial runs.
+        StudyError, CorruptRecord, ResumeError, DataError, ResourceError, ClusterError, DiskError:
+            before any trial runs.
     """
     folder = folder.resolve()
-    if not (folder / STUDY).is_file():
-        raise ResumeError(f"{folder}: is no study folder (it holds no {STUDY})")
-    study = load(folder / STUDY)
-    data = _load_data(study)
-    with _locked(folder), connect(address):
-        slots = _slots(study, folder)
-        try:
-            events = list(read_events(folder))
-        except FileNotFoundError:
-            events = []
-        return _fit(study, folder, data, slots, events, console)
+    if not (folder / STUDY).is_file() and not has_record(folder):
+        raise ResumeError(f"{folder}: is no study folder (it holds no {STUDY} and no {RECORD})")
+    with _locked(folder):
+        events = list(read_events(folder)) if has_record(folder) else []
+        _refuse_lost_record(folder, events)
+        last = next((e for e in reversed(events) if e["event"] == "session"), {})
+        study = _extended(_study_of(folder, last, settings, console), extend)
+        check_disk(study, folder)
+        data = _load_data(study)
+        if not allow_changed:
+            _refuse_changes(folder, last, _identity(study, data))
+        with connect(address):
+            require_shared(folder)
+            slots = _slots(study)
+            record = Record(folder)
+            for note in record.notes:
+                console.print(note, highlight=False, soft_wrap=True)
+            write_atomically(folder / STUDY, dump(study).encode())
+            if not (folder / ENVIRONMENT).is_file():
+                write_json(folder / ENVIRONMENT, _describe(data))
+            if retry_failed:
+                _retry_failed(folder, record)
+            return _fit(study, folder, data, slots, record, console, allow_changed=allow_changed)
+
+
+def _refuse_lost_record(folder: Path, events: list[Event]) -> None:
+    """Refuse a record that does not know the trials whose folders are there."""
+    known = {event["trial"] for event in events if event["event"] == "trial"}
+    there = sorted(path.name for path in (folder / "trials").glob("*") if path.is_dir())
+    unknown = [name for name in there if name not in known]
+    if unknown:
+        raise ResumeError(
+            f"{folder / RECORD}: is missing or cut short, and so is its copy: it does not know "
+            f"trial {unknown[0]}, whose folder is there; restore it from a backup, or remove the "
+            f"folders of the {len(unknown)} unknown trials to run them anew"
+        )
+
+
+def _study_of(folder: Path, last: Event, settings: Sequence[str], console: Console) -> Study:
+    """Return the study of a folder; if its file is damaged, as the record has it."""
+    try:
+        return load(folder / STUDY, settings)
+    except StudyError as error:
+        if "study" not in last or settings:
+            raise
+        study = validate(last["study"], str(folder / RECORD))
+        console.print(
+            f"{error.lines[0]}; the study was taken from {RECORD}", highlight=False, soft_wrap=True
+        )
+        return study
+
+
+def _extended(study: Study, trials: int) -> Study:
+    if not trials:
+        return study
+    if study.search.trials is None:
+        raise ResumeError(
+            "--extend: a grid search has tried every combination; "
+            "write a study with more values, or with `algorithm: random`"
+        )
+    search = study.search.model_copy(update={"trials": study.search.trials + trials})
+    return study.model_copy(update={"search": search})
+
+
+def _identity(study: Study, data: dict[str, ImageData]) -> dict[str, Any]:
+    """Return what results depend on, as each session writes it into the record."""
+    return {
+        "study": study.model_dump(mode="json", by_alias=True),
+        "packages": environment.describe_software()["packages"],
+        "data": {name: images.describe() for name, images in data.items()},
+    }
+
+
+def _refuse_changes(folder: Path, last: Event, identity: dict[str, Any]) -> None:
+    found = changes(last, identity)
+    if found:
+        raise ResumeError(
+            "\n".join(f"{folder}: {line}" for line in found)
+            + "\nput it back as it was, or go on with --allow-changed"
+        )
+
+
+def _retry_failed(folder: Path, record: Record) -> None:
+    for trial in read_trials(folder).values():
+        if trial.status == "failed":
+            # First, so that a kill in between leaves a failed trial, not one with old marks.
+            shutil.rmtree(folder / "trials" / trial.trial, ignore_errors=True)
+            record.append("retry", time=time.time(), trial=trial.trial)
 
 
 def _fit(
@@ -97,14 +210,16 @@ def _fit(
     folder: Path,
     data: dict[str, ImageData],
     slots: int,
-    events: list[Event],
+    record: Record,
     console: Console,
+    *,
+    allow_changed: bool = False,
 ) -> Outcome:
     """Run all trials that the record does not hold as finished."""
-    record = Record(folder)
+    events = list(read_events(folder))
     scheduler = schedulers.build_scheduler(study)
     schedulers.replay(scheduler, events)
-    searcher = StudySearcher(study, record, events)
+    searcher = StudySearcher(study, record, events, allow_changed=allow_changed)
     session = 1 + sum(event["event"] == "session" for event in events)
     record.append(
         "session",
@@ -113,24 +228,55 @@ def _fit(
         host=platform.node(),
         pid=os.getpid(),
         version=tuning.__version__,
+        **_identity(study, data),
     )
     total = count_trials(study)
     finished = [trial for trial in searcher.trials.values() if trial.finished]
     _announce(study, total, len(finished), slots, console)
-    recorder = Recorder(study, folder, record, searcher.trials)
     progress = Progress(study, console, searcher.trials, total, slots)
+    guard = Guard(study, folder, searcher.trials, events)
+
+    def end_at_once(lost: str) -> None:
+        # Ray's own calls may wait for ever now; the record is on the disk whatever happens.
+        progress.close()
+        _write_table_if_possible(recorder, console)
+        console.print(
+            f"{lost} was lost; finish the study with: tuning resume {folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.file.flush()
+        os._exit(INTERRUPTED)
+
+    watch = RayWatch(end_at_once)
+    recorder = Recorder(study, folder, record, searcher.trials, before_failure=watch.check)
     try:
         if len(finished) < total:
+            _warm_up(study, slots)
             tuner = _tuner(study, folder, data, slots, session, total - len(finished), searcher,
-                           scheduler, [recorder, progress])  # fmt: skip
-            tuner.fit()
+                           scheduler, [recorder, guard, progress])  # fmt: skip
+            with watch:
+                tuner.fit()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        guard.reason = f"{error.filename or folder}: {error.strerror}; free some space"
     finally:
         progress.close()
-        recorder.write_table()
+        _write_table_if_possible(recorder, console)
         record.close()
     failed = [t.trial for t in searcher.trials.values() if t.status == "failed"]
     done = sum(t.finished for t in searcher.trials.values())
-    return Outcome(folder, failed, total - done)
+    return Outcome(folder, failed, total - done, guard.reason)
+
+
+def _write_table_if_possible(recorder: Recorder, console: Console) -> None:
+    """Write `trials.csv`; a full disk leaves the last one, since the record has it all."""
+    try:
+        recorder.write_table()
+    except OSError as error:
+        text = f"{TABLE} was not written ({error.strerror}); it is written anew on resume"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _tuner(
@@ -149,10 +295,12 @@ def _tuner(
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         wanted = request(study, config, gpus_exist=gpus_exist)
         bundle = {"CPU": wanted.cpu} | ({"GPU": wanted.gpu} if wanted.gpu else {})
-        return tune.PlacementGroupFactory([bundle])
+        return tune.PlacementGroupFactory([bundle | dict(wanted.custom)])
 
     code = str(Path(study.code).resolve()) if study.code else None
-    trainable = tune.with_parameters(StudyTrial, folder=str(folder), data=data, code=code)
+    trainable = tune.with_parameters(
+        StudyTrial, folder=str(folder), data=data, limits=study.limits, code=code
+    )
     return tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
@@ -168,11 +316,31 @@ def _tuner(
             name=f"session-{session}",
             storage_path=str(folder / "tune"),
             failure_config=tune.FailureConfig(max_failures=study.retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0),
+            # Trials keep their own checkpoints; Tune would copy the last one of every trial.
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=0, checkpoint_at_end=False
+            ),
             callbacks=callbacks,
             verbose=0,
         ),
     )
+
+
+def _warm_up(study: Study, slots: int) -> None:
+    """Import torch in as many worker processes as trials run at once; the trials take these over.
+
+    Tune gives a waiting trial the first process that comes free, and forgets the one that was
+    starting for it. Where trials are shorter than a process takes to start, all of them would
+    otherwise run one after another in the first process.
+    """
+    cpus = min(study.resources.cpu, study.resources.cpu_without_gpu or study.resources.cpu)
+    warm = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(_import_trainables)
+    ray.get([warm.remote() for _ in range(slots)])
+
+
+def _import_trainables() -> None:
+    importlib.import_module("tuning.resnet")
+    importlib.import_module("tuning.svm")
 
 
 def _announce(study: Study, total: int, finished: int, slots: int, console: Console) -> None:
@@ -192,7 +360,7 @@ def _load_data(study: Study) -> dict[str, ImageData]:
     return {name: load_dataset(name, study.dataset) for name in names}
 
 
-def _slots(study: Study, storage: Path) -> int:
+def _slots(study: Study) -> int:
     """Return how many trials run at once on the connected cluster.
 
     Raises:
@@ -241,15 +409,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _describe(data: dict[str, ImageData]) -> dict[str, Any]:
     """Return the contents of `environment.json`."""
-    describe = ray.remote(num_cpus=0)(environment.describe_host)
-    described = [
-        describe.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(measure=True)
-        for node in alive_nodes()
-    ]
     return {
-        "hosts": ray.get(described),
+        "hosts": [host for _, host in on_each_host(environment.describe_host, measure=True)],
         **environment.describe_software(),
         "data": {name: images.describe() for name, images in data.items()},
     }

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tuning import cluster
-from tuning.environment import gpu_names
 from tuning.parameters import PARAMETERS
+from tuning.probe import gpu_names
 from tuning.resources import Host, Request, ResourceError, count_slots, request
 from tuning.searchers import count_trials, preview_configs
 from tuning.space import Config
@@ -54,6 +54,7 @@ class Kind:
         slots: how many fit at once on all hosts.
         seconds: of one trial, over all its epochs.
         memory_bytes: of one trial.
+        custom: names and amounts of custom resources of one.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Kind:
     slots: int
     seconds: float
     memory_bytes: int
+    custom: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def make_plan(study: Study, address: str | None) -> Plan:
                 count_slots([wanted], hosts),
                 _seconds(longest, wanted),
                 _memory_bytes(longest),
+                wanted.custom,
             )
         )
     return Plan(
@@ -179,7 +182,10 @@ def _hosts(address: str | None) -> list[Host]:
 
 
 def _host_dict(host: Host, kinds: list[Kind]) -> dict[str, Any]:
-    fits = {k.label: Request(k.cpu, k.gpu).slots(host.cpus, host.gpus) for k in kinds}
+    fits = {
+        k.label: Request(k.cpu, k.gpu, k.custom).slots(host.cpus, host.gpus, host.custom)
+        for k in kinds
+    }
     return {"name": host.name, "cpus": host.cpus, "gpus": host.gpus, "fits": fits}
 
 

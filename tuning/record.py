@@ -2,17 +2,21 @@
 
 `record.jsonl` is the one source of truth in a study folder. Ray Tune's own state can be lost by a
 kill or a full disk at the wrong moment; a line of the record cannot, because each is written whole,
-checksummed and flushed to the disk before the study goes on. `trials.csv` is made from it.
+checksummed and flushed to the disk before the study goes on. Every line is written a second time to
+`record.copy.jsonl`, so that damage to either file is found and mended from the other.
+`trials.csv` is made from the record.
 
 A line is eight hexadecimal digits (the CRC-32 of the rest), a space, and one JSON object:
 
-    session  time, session, host, pid, version     a driver started or resumed the study
+    session  time, session, host, pid, version,    a driver started or resumed the study,
+             study, packages, data                 which was this one, on this software and data
     known    time, results                         what the searcher knows from elsewhere
     trial    time, trial, config                   the searcher suggested a configuration
     start    time, trial, session                  a trial began (or went on) on a host
     facts    time, trial, facts                    what does not change within a trial
     report   time, trial, metrics                  one report (per epoch)
     end      time, trial, status, error            completed, stopped or failed
+    retry    time, trial                           a failed trial is to begin anew
 
 Times are Unix seconds. Nothing here needs Ray or torch, so that `analysis` reads studies without.
 """
@@ -20,6 +24,7 @@ Times are Unix seconds. Nothing here needs Ray or torch, so that `analysis` read
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -30,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "record.jsonl"
+COPY = "record.copy.jsonl"
 TABLE = "trials.csv"
 
 #: Columns of `trials.csv` in order. Accuracies are percent of the images of their split, times are
@@ -79,12 +85,17 @@ Event = dict[str, Any]
 
 
 class CorruptRecord(ValueError):
-    """A line of the record, other than an unfinished last one, fails its checksum."""
+    """Neither the record nor its copy holds a line whole; the text names it."""
 
 
 @dataclass
 class TrialRecord:
-    """All that the record says of one trial, in the order in which it was suggested."""
+    """All that the record says of one trial, in the order in which it was suggested.
+
+    Attributes:
+        busy_seconds: wall time that the trial held its resources, up to its last event.
+        busy_since: when it began or last reported, while it runs.
+    """
 
     trial: str
     config: dict[str, Any]
@@ -94,6 +105,8 @@ class TrialRecord:
     error: str = ""
     started: float | None = None
     ended: float | None = None
+    busy_seconds: float = 0.0
+    busy_since: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -128,32 +141,40 @@ class TrialRecord:
 
 
 class Record:
-    """The open record of a study, for the one driver that writes it."""
+    """The open record of a study, for the one driver that writes it.
+
+    Attributes:
+        notes: what was damaged and has been mended, one line each.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORD
-        self._mend()
-        self._file = self.path.open("ab", buffering=0)
+        self.notes: list[str] = []
+        lines: list[bytes] = []
+        if has_record(folder):
+            lines, self.notes = _whole_lines(folder)
+        data = b"".join(line + b"\n" for line in lines)
+        self._files = [_open_mended(folder / name, data) for name in (RECORD, COPY)]
 
     def append(self, event: str, **values: Any) -> None:
-        """Write one event and flush it to the disk before returning."""
+        """Write one event, and its copy, and flush both to the disk before returning.
+
+        Raises:
+            OSError: the disk is full or broken; no part of a line is left behind.
+        """
         body = json.dumps({"event": event, **values}, separators=(",", ":"), allow_nan=False)
         data = body.encode()
-        self._file.write(b"%08x %s\n" % (zlib.crc32(data), data))
-        os.fsync(self._file.fileno())
+        for file in self._files:
+            _append_whole(file, b"%08x %s\n" % (zlib.crc32(data), data))
 
     def close(self) -> None:
-        self._file.close()
+        for file in self._files:
+            file.close()
 
-    def _mend(self) -> None:
-        """Cut off a last line that a kill left unfinished, so that the next one starts clean."""
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+
+def has_record(folder: Path) -> bool:
+    """Tell whether a folder holds a record, or at least the copy of one."""
+    return (folder / RECORD).is_file() or (folder / COPY).is_file()
 
 
 def read_events(folder: Path) -> Iterator[Event]:
@@ -161,15 +182,72 @@ def read_events(folder: Path) -> Iterator[Event]:
 
     Raises:
         FileNotFoundError: the folder holds no record.
-        CorruptRecord: a whole line fails its checksum.
+        CorruptRecord: some line is whole neither in the record nor in its copy.
     """
-    path = folder / RECORD
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
+    if not has_record(folder):
+        raise FileNotFoundError(folder / RECORD)
+    for line in _whole_lines(folder)[0]:
+        yield json.loads(line.partition(b" ")[2])
+
+
+def _whole_lines(folder: Path) -> tuple[list[bytes], list[str]]:
+    """Return the lines of the record, from the file that holds more of them, and what was wrong.
+
+    A driver killed between the two writes leaves the copy one line behind, which is no damage.
+    """
+    (lines, damage), (copied, copy_damage) = (_intact(folder / n) for n in (RECORD, COPY))
+    shorter = min(len(lines), len(copied))
+    if lines[:shorter] != copied[:shorter]:
+        first = next(i for i in range(shorter) if lines[i] != copied[i])
+        raise CorruptRecord(
+            f"{folder / RECORD}: line {first + 1} is not that of {COPY}; one was edited"
+        )
+    for name, held, wrong in ((RECORD, lines, damage), (COPY, copied, copy_damage)):
+        if wrong and len(held) >= max(len(lines), len(copied)):
+            raise CorruptRecord(
+                f"{folder / name}: {wrong}, and {COPY if name == RECORD else RECORD} "
+                "does not hold it either"
+            )
+    notes = []
+    if len(copied) > len(lines):
+        wrong = damage or f"ends after {len(lines)} lines"
+        notes.append(f"{folder / RECORD}: {wrong}; its {len(copied)} lines were taken from {COPY}")
+        lines = copied
+    elif copy_damage:
+        notes.append(f"{folder / COPY}: {copy_damage}; {RECORD} is whole")
+    return lines, notes
+
+
+def _intact(path: Path) -> tuple[list[bytes], str]:
+    """Return the lines before the first damaged one, and what is wrong there, or nothing."""
+    if not path.is_file():
+        return [], ""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(lines, start=1):
         crc, _, body = line.partition(b" ")
         if crc != b"%08x" % zlib.crc32(body):
-            raise CorruptRecord(f"{path}: line {number} is damaged (its checksum does not match)")
-        yield json.loads(body)
+            return lines[: number - 1], f"line {number} is damaged (its checksum does not match)"
+    return lines, ""
+
+
+def _open_mended(path: Path, data: bytes) -> io.FileIO:
+    """Open a file for appending after these bytes, which replace what else it may hold."""
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomically(path, data)
+    return io.FileIO(path, "ab")
+
+
+def _append_whole(file: io.FileIO, line: bytes) -> None:
+    """Append and flush a line; a disk that takes only a part of it gets none of it."""
+    end = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.name))
+        os.fsync(file.fileno())
+    except OSError as error:
+        file.truncate(end)
+        error.filename = str(file.name)
+        raise
 
 
 def read_trials(folder: Path) -> dict[str, TrialRecord]:
@@ -198,16 +276,30 @@ def apply(trial: TrialRecord, event: Event) -> None:
         case "start":
             trial.status = "running"
             trial.started = trial.started or event["time"]
+            trial.busy_since = event["time"]
         case "facts":
             trial.facts |= event["facts"]
         case "report":
             known = [r.get("epoch") for r in trial.reports]
             if event["metrics"].get("epoch") not in known:
                 trial.reports.append(event["metrics"])
+            _count_time(trial, event["time"])
         case "end":
             trial.status = event["status"]
             trial.error = event["error"]
             trial.ended = event["time"]
+            _count_time(trial, event["time"])
+            trial.busy_since = None
+        case "retry":
+            trial.status, trial.error = "pending", ""
+            trial.reports, trial.facts = [], {}
+            trial.started = trial.ended = None
+
+
+def _count_time(trial: TrialRecord, now: float) -> None:
+    if trial.busy_since is not None:
+        trial.busy_seconds += max(0.0, now - trial.busy_since)
+        trial.busy_since = now
 
 
 def write_table(folder: Path, trials: Iterable[TrialRecord]) -> None:
@@ -227,10 +319,19 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file by way of a temporary one, flushed to the disk before the rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Replace a file by way of a temporary one, flushed to the disk before the rename.
+
+    Raises:
+        OSError: the disk is full or broken; the file is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tuning.parameters import ResNetParameters, SVMParameters
-from tuning.study import Dataset, Resources, Scheduler, Search, Study
+from tuning.study import Budget, Dataset, Limits, Resources, Scheduler, Search, Study
 
 INTRODUCTION = """\
 # The study file
@@ -82,6 +82,8 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`search`", Search),
     ("`scheduler`", Scheduler),
     ("`resources`", Resources),
+    ("`limits`", Limits),
+    ("`budget`", Budget),
     ("Parameters of `trainable: resnet`", ResNetParameters),
     ("Parameters of `trainable: svm`", SVMParameters),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tuning.study import Study
@@ -16,17 +16,20 @@ class ResourceError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """CPUs and GPUs of one trial."""
+    """CPUs, GPUs and amounts of custom resources of one trial."""
 
     cpu: float
     gpu: float
+    custom: tuple[tuple[str, float], ...] = ()
 
-    def slots(self, cpus: float, gpus: float) -> int:
+    def slots(self, cpus: float, gpus: float, custom: Mapping[str, float] | None = None) -> int:
         """Return how many such trials fit at once on a host.
 
         A fraction of a GPU comes from one GPU: three trials of 0.4 do not fit on one.
         """
         by_cpu = math.floor(cpus / self.cpu + 1e-9)
+        for name, amount in self.custom:
+            by_cpu = min(by_cpu, math.floor((custom or {}).get(name, 0) / amount + 1e-9))
         if self.gpu == 0:
             return by_cpu
         if self.gpu < 1:
@@ -45,17 +48,18 @@ def request(study: Study, config: Mapping[str, Any], *, gpus_exist: bool = True)
     wanted = study.resources
     device = config.get("device", "cpu")
     if device == "cuda" or (device == "auto" and wanted.gpu > 0 and gpus_exist):
-        return Request(wanted.cpu, wanted.gpu)
+        return Request(wanted.cpu, wanted.gpu, tuple(sorted(wanted.custom.items())))
     return Request(wanted.cpu_without_gpu or wanted.cpu, 0)
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine of the cluster with its logical CPUs and GPUs."""
+    """A machine of the cluster with its logical CPUs, GPUs and other resources by name."""
 
     name: str
     cpus: float
     gpus: float
+    custom: Mapping[str, float] = field(default_factory=dict)
 
 
 def count_slots(requests: Iterable[Request], hosts: Iterable[Host]) -> int:
@@ -67,11 +71,12 @@ def count_slots(requests: Iterable[Request], hosts: Iterable[Host]) -> int:
     hosts = list(hosts)
     most = 0
     for wanted in set(requests):
-        slots = sum(wanted.slots(host.cpus, host.gpus) for host in hosts)
+        slots = sum(wanted.slots(host.cpus, host.gpus, host.custom) for host in hosts)
         if slots == 0:
             there = ", ".join(f"{h.name}: {h.cpus:g} CPUs, {h.gpus:g} GPUs" for h in hosts)
+            custom = "".join(f", {amount:g} {name}" for name, amount in wanted.custom)
             raise ResourceError(
-                f"resources: a trial asks for {wanted.cpu:g} CPUs and {wanted.gpu:g} GPUs, "
+                f"resources: a trial asks for {wanted.cpu:g} CPUs and {wanted.gpu:g} GPUs{custom}, "
                 f"which no host has ({there}); lower them, or set others: "
                 "--set resources.cpu=N --set resources.cpu_without_gpu=N --set resources.gpu=N"
             )

@@ -42,21 +42,28 @@ class Strategy(Protocol):
     def learn(self, values: Config, value: float) -> None:
         """Take the metric of a configuration that was run elsewhere, before the first `ask`."""
 
+    def adopt(self, trial: str, config: Config) -> None:
+        """Take a configuration of the record, where the study has changed, as if proposed."""
+
 
 class Listed:
     """Configurations that are known before the start: a grid, or random draws."""
 
     def __init__(self, configs: Iterable[Config]) -> None:
         self._configs = iter(configs)
+        self._adopted: list[Config] = []
 
     def ask(self, trial: str) -> Config | None:
-        return next(self._configs, None)
+        return next((c for c in self._configs if c not in self._adopted), None)
 
     def tell(self, trial: str, value: float | None) -> None:
         """Learn nothing."""
 
     def learn(self, values: Config, value: float) -> None:
         """Learn nothing."""
+
+    def adopt(self, trial: str, config: Config) -> None:
+        self._adopted.append(config)
 
 
 class Sampled:
@@ -72,6 +79,7 @@ class Sampled:
         self._study = study
         self._space = study.full_space()
         self._trials: dict[str, optuna.Trial] = {}
+        self._outside: set[str] = set()
         self._tried: set[Any] = set()
         self._optuna = _optuna_study(study, build_sampler(study))
         seed = study.search.seed
@@ -109,8 +117,65 @@ class Sampled:
         self._tried.add(tuned(known.config))
 
     def tell(self, trial: str, value: float | None) -> None:
-        state = optuna.trial.TrialState.FAIL if value is None else None
-        self._optuna.tell(self._trials[trial], value, state=state)
+        if trial in self._outside:
+            return
+        told = self._trials[trial]
+        known = self._optuna.get_trials(deepcopy=False)[told.number]
+        if not known.state.is_finished():
+            state = optuna.trial.TrialState.FAIL if value is None else None
+            self._optuna.tell(told, value, state=state)
+        elif value is not None:
+            # It failed, was told as such, and has been retried: Optuna takes it as one more.
+            again = optuna.trial.create_trial(
+                params=known.params, distributions=known.distributions, value=value
+            )
+            self._optuna.add_trial(again)
+
+    def adopt(self, trial: str, config: Config) -> None:
+        fixed = _Fixed(config)
+        draw(self._space, fixed)
+        if fixed.inside:
+            self._optuna.enqueue_trial(fixed.values)
+        self._trials[trial] = self._optuna.ask()
+        self._tried.add(tuned(config))
+        if fixed.inside:
+            draw(self._space, self._trials[trial])
+        else:
+            self.tell(trial, None)
+            self._outside.add(trial)
+
+
+class _Fixed:
+    """A sampler that draws the values of one configuration, by the names that a space gives them.
+
+    Attributes:
+        values: drawn, by name.
+        inside: the space holds the whole configuration.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.values: Config = {}
+        self.inside = True
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        value = self._config.get(name.rpartition("/")[2])
+        return self._take(name, value, choices[0], holds=value in choices)
+
+    def suggest_float(self, name: str, low: float, high: float, **_: Any) -> float:
+        value = self._config.get(name.rpartition("/")[2])
+        holds = isinstance(value, float | int) and low <= value <= high
+        return float(self._take(name, value, low, holds=holds))
+
+    def suggest_int(self, name: str, low: int, high: int, **_: Any) -> int:
+        value = self._config.get(name.rpartition("/")[2])
+        holds = isinstance(value, int) and low <= value <= high
+        return int(self._take(name, value, low, holds=holds))
+
+    def _take(self, name: str, value: Any, otherwise: Any, *, holds: bool) -> Any:
+        self.inside &= holds
+        self.values[name] = value if holds else otherwise
+        return self.values[name]
 
 
 def strategy(study: Study) -> Strategy:
@@ -230,6 +295,8 @@ class StudySearcher(Searcher):
         study: Study,
         record: Record,
         events: Iterable[Event] = (),
+        *,
+        allow_changed: bool = False,
     ) -> None:
         """Begin a study, or rebuild the searcher of one from its events.
 
@@ -237,6 +304,8 @@ class StudySearcher(Searcher):
             study: what to search.
             record: where suggestions are written.
             events: what the record holds already.
+            allow_changed: take the recorded configurations as they are, though the study or a
+                package has changed so that the searcher would propose others.
 
         Raises:
             ResumeError: the searcher does not propose again what the record says it did.
@@ -245,6 +314,7 @@ class StudySearcher(Searcher):
         self.study = study
         self.record = record
         self.strategy = strategy(study)
+        self._allow_changed = allow_changed
         self.trials: dict[str, TrialRecord] = {}
         events = list(events)
         for event in events:
@@ -288,11 +358,13 @@ class StudySearcher(Searcher):
     def _replay(self, event: Event) -> None:
         if event["event"] == "trial":
             name, config = event["trial"], event["config"]
-            proposed = self.strategy.ask(name)
-            if proposed != config:
+            if self._allow_changed:
+                self.strategy.adopt(name, config)
+            elif (proposed := self.strategy.ask(name)) != config:
                 raise ResumeError(
                     f"trial {name}: the searcher proposes {proposed}, where the record has "
-                    f"{config}; the study file or the version of Optuna has changed"
+                    f"{config}; the study file or the version of Optuna has changed "
+                    "(--allow-changed goes on with what the record has)"
                 )
             self.trials[name] = TrialRecord(name, config)
         elif event["event"] == "known":

@@ -17,6 +17,7 @@ A space maps a parameter to a value (fixed) or to a domain, which is a mapping w
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Protocol
 
@@ -45,10 +46,11 @@ class Sampler(Protocol):
 
 
 def _all_different(values: list[Any]) -> list[Any]:
-    keys = [(type(value), value) for value in values]
-    for index, key in enumerate(keys):
-        if key in keys[:index]:
-            raise PydanticCustomError("domain", "names {value} twice", {"value": repr(key[1])})
+    seen = set()
+    for value in values:
+        if (type(value), value) in seen:
+            raise PydanticCustomError("domain", "names {value} twice", {"value": repr(value)})
+        seen.add((type(value), value))
     return values
 
 
@@ -295,8 +297,21 @@ Branch.model_rebuild()
 
 
 def size(space: Space) -> int:
-    """Return how many configurations a space of grids, branches and fixed values has."""
-    return sum(1 for _ in expand(space))
+    """Return how many configurations `expand` yields, without making them."""
+    return math.prod(
+        len(entry.grid)
+        if isinstance(entry, Grid)
+        else sum(map(size, entry.branch.values()))
+        if isinstance(entry, Branch)
+        else 1
+        for entry in space.values()
+    )
+
+
+def count_ways(space: Space) -> int:
+    """Return how many spaces `ways` yields, without making them."""
+    branches = (entry for entry in space.values() if isinstance(entry, Branch))
+    return math.prod(sum(map(count_ways, entry.branch.values())) for entry in branches)
 
 
 def expand(space: Space) -> Iterator[Config]:

@@ -16,7 +16,7 @@ from tuning.parameters import (
     parameters_of,
     value_adapter,
 )
-from tuning.space import Branch, Config, Domain, Grid, Space, Value, expand, ways
+from tuning.space import Branch, Config, Domain, Grid, Space, Value, count_ways, expand, size, ways
 
 #: Data sets of hand-written digits: a mirrored digit is no digit, so they are never flipped.
 DIGITS = ("mnist", "digits")
@@ -25,6 +25,9 @@ DATASETS = ("fashion_mnist", "mnist", "digits")
 NO_DATASET = "none"
 #: Metrics of the trainables that come with the package, and the direction of each.
 METRICS = {"val_accuracy": "max", "val_loss": "min"}
+#: Most trials of a study, and most ways through the branches of its space.
+MAX_TRIALS = 10_000
+MAX_WAYS = 100
 #: Keys of a configuration that belong to the trial rather than to its trainable.
 TRIAL_KEYS = ("trainable", "dataset")
 
@@ -148,6 +151,44 @@ class Resources(Section):
     cpu_without_gpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="CPUs of a trial that uses no GPU (default: cpu)"
     )
+    custom: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="amounts of Ray's custom resources per trial that uses a GPU, to choose its "
+        "hosts, such as `accelerator_type:A30: 0.001`",
+    )
+
+
+class Limits(Section):
+    """What one trial, and the storage, may use up."""
+
+    trial_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="seconds of work after which a trial is ended and fails, a hanging one too "
+        "(default: none)",
+    )
+    trial_memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="GiB that a trial may allocate on its host, the data it shares with others "
+        "aside; one that wants more fails alone (default: what the host has)",
+    )
+    free_disk_mib: Annotated[int, Field(ge=0)] = Field(
+        1024,
+        description="MiB free on the storage below which no study starts and a running one stops, "
+        "resumable",
+    )
+
+
+class Budget(Section):
+    """What the whole study may use up, over all its sessions; then it stops, resumable."""
+
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="wall time in seconds (default: no end)"
+    )
+    device_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="seconds times the GPUs of each trial, or times its CPUs if it has no GPU "
+        "(default: no end)",
+    )
 
 
 class Study(Section):
@@ -170,6 +211,8 @@ class Study(Section):
     search: Search = Field(default_factory=lambda: Search(), description="the search")
     scheduler: Scheduler = Field(default_factory=lambda: Scheduler(), description="early stopping")
     resources: Resources = Field(default_factory=lambda: Resources(), description="per trial")
+    limits: Limits = Field(default_factory=lambda: Limits(), description="per trial, and the disk")
+    budget: Budget = Field(default_factory=lambda: Budget(), description="of the whole study")
     repeats: PositiveInt = Field(
         1, description="run each configuration this often, each time with the next seed"
     )
@@ -249,8 +292,26 @@ def _values(entry: Any) -> list[Any]:
 
 def problems(study: Study) -> list[Problem]:
     """Return all that is wrong with a study whose sections are each well formed."""
+    found = list(_size_problems(study))
+    if found:
+        return found
     found = [*_section_problems(study), *_space_problems(study)]
     return list(dict.fromkeys(found or _whole_problems(study)))
+
+
+def _size_problems(study: Study) -> Iterator[Problem]:
+    """Refuse what would take for ever to check, before anything goes through it."""
+    trials = max(size(study.space), study.search.trials or 0) * study.repeats
+    if trials > MAX_TRIALS:
+        yield Problem(
+            "space", f"comes to {_large(trials)} trials; at most {MAX_TRIALS} are allowed"
+        )
+    if count_ways(study.space) > MAX_WAYS:
+        yield Problem("space", f"branches into more than {MAX_WAYS} spaces, the most allowed")
+
+
+def _large(number: int) -> str:
+    return str(number) if number < 10**12 else "more than 10^12"
 
 
 def _section_problems(study: Study) -> Iterator[Problem]:

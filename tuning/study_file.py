@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from pydantic.fields import FieldInfo
 
 from tuning.study import Problem, Study, did_you_mean, problems
 
-MAX_BYTES = 1 << 20
+#: PyYAML reads 20 KB in a second; the study files that come with the project have 2 KB.
+MAX_BYTES = 1 << 15
+MAX_LINES = 20
 MAX_DEPTH = 24
+MAX_DIGITS = 30
+MAX_LINE = 600
 #: Tags that pydantic puts into the location of an error inside a union; no keys of the user's.
 _NOT_KEYS = {"value", "str", "int", "float", "bool", "int_"}
 
@@ -65,6 +70,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _short_int(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    """Read a whole number; one of thousands of digits could not even be printed."""
+    if len(node.value) > MAX_DIGITS:
+        raise yaml.MarkedYAMLError(
+            problem=f"a number of more than {MAX_DIGITS} digits", problem_mark=node.start_mark
+        )
+    return loader.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _short_int)
 # YAML 1.1, which PyYAML reads, takes 1e-3 for text; YAML 1.2 and every user take it for a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -102,12 +117,21 @@ def validate(raw: Mapping[str, Any], source: str) -> Study:
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        found = list(_explain(error))
+        # Looking for the nearest known key takes a while, for thousands of wrong ones too long.
+        found = list(islice(_explain(error), MAX_LINES + 1))
     else:
         found = problems(study)
         if not found:
             return study
-    raise StudyError([f"{source}: {p.key}: {p.message}" for p in dict.fromkeys(found)])
+    lines = [_plain(f"{source}: {p.key}: {p.message}") for p in dict.fromkeys(found)]
+    more = [f"{source}: and more"] if len(lines) > MAX_LINES else []
+    raise StudyError(lines[:MAX_LINES] + more)
+
+
+def _plain(line: str) -> str:
+    """Return a line as printable text of moderate length, whatever a file put into it."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:MAX_LINE])
+    return text if len(line) <= MAX_LINE else text + "..."
 
 
 def dump(study: Study) -> str:
@@ -149,13 +173,14 @@ def _parse(data: bytes | str, source: str) -> Any:
         if text.startswith("could not determine a constructor"):
             tag = text.rpartition(" ")[2].strip("'").replace("tag:yaml.org,2002:", "!!")
             text = f"the tag {tag} is not allowed; write plain values"
-        raise StudyError([f"{source}: {_where(error)}{text}"]) from None
+        raise StudyError([_plain(f"{source}: {_where(error)}{text}")]) from None
     except yaml.MarkedYAMLError as error:
-        raise StudyError([f"{source}: {_where(error)}is not YAML: {error.problem}"]) from None
+        text = f"{source}: {_where(error)}is not YAML: {error.problem}"
+        raise StudyError([_plain(text)]) from None
     except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
         # PyYAML's own constructors stumble over malformed values of explicit tags.
         reason = str(error).splitlines()[0]
-        raise StudyError([f"{source}: is not YAML: {reason}"]) from None
+        raise StudyError([_plain(f"{source}: is not YAML: {reason}")]) from None
 
 
 def _where(error: yaml.MarkedYAMLError) -> str:

@@ -7,16 +7,25 @@ from there. Tune's own checkpoints are used only to move a running trial.
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import faulthandler
 import gc
 import io
 import os
 import platform
+import resource
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import psutil
+import torch
 from ray import tune
 
 from tuning import checkpoint
@@ -24,12 +33,25 @@ from tuning.data import DataError, ImageData
 from tuning.parameters import PARAMETERS, find_trainable, parameters_of
 from tuning.record import write_atomically
 from tuning.resources import Allotment, ResourceError
+from tuning.study import Limits
 from tuning.training import NonFiniteLoss
 
 #: Keys of a trial's configuration that are not parameters of its trainable.
 NOT_PARAMETERS = ("trial", "seed", "trainable", "dataset")
 #: Errors that the same configuration meets again: the trial fails at once, without a retry.
-PERMANENT = (NonFiniteLoss, DataError, ResourceError, ModuleNotFoundError)
+PERMANENT = (
+    NonFiniteLoss,
+    DataError,
+    ResourceError,
+    ModuleNotFoundError,
+    MemoryError,
+    torch.OutOfMemoryError,
+    TimeoutError,
+)
+#: In a trial's folder: where the trial was when its time limit ended it.
+TIME_LIMIT = "time_limit.txt"
+#: What torch's and oneDNN's allocators of CPU memory say, in a plain RuntimeError.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "could not create a memory object")
 
 
 class Training(Protocol):
@@ -55,20 +77,22 @@ class StudyTrial(tune.Trainable):
     """One trial of a study, for `tune.Tuner`.
 
     A result holds the metrics that schedulers and searchers need, and beside them `report` (all
-    metrics, once per epoch), `facts` (with the first result) and `failure` (why a trial ended
-    without a result).
+    metrics, once per epoch), `facts` (with the first result), `failure` (why a trial ended
+    without a result) and `pause` (why the study has to stop, though the trial is well).
     """
 
     training: Training
     facts: dict[str, Any]
     saved_report: dict[str, Any]
     failure: str
+    pause: str
 
     def setup(
         self,
         config: dict[str, Any],
         folder: str,
         data: dict[str, ImageData],
+        limits: Limits,
         code: str | None = None,
     ) -> None:
         """Begin the first trial of this process.
@@ -77,9 +101,14 @@ class StudyTrial(tune.Trainable):
             config: the configuration, with `trial`, `seed`, `trainable` and `dataset`.
             folder: the study folder.
             data: the data sets by name, from the object store.
+            limits: of time and memory.
             code: folder of the user's own trainable, if it is not installed.
         """
         self.code = code
+        _end_with_parent()
+        if limits.trial_memory_gib is not None:
+            _limit_memory(limits.trial_memory_gib)
+        self.limits = limits
         self.study_folder = Path(folder)
         self.data = data
         self._begin(config)
@@ -94,25 +123,32 @@ class StudyTrial(tune.Trainable):
         started = time.perf_counter()
         if self.failure:
             return {"failure": self.failure, "done": True}
+        if self.pause:
+            return {"pause": self.pause}
         if self.saved_report:
             # The driver may have missed the report that belongs to the checkpoint.
             report, self.saved_report = self.saved_report, {}
             return self._result(report)
         try:
-            report = self.training.step()
-        except PERMANENT as error:
-            return {"failure": f"{type(error).__name__}: {error}", "done": True}
-        self.total_seconds += time.perf_counter() - started
-        report |= {"total_seconds": self.total_seconds, "memory_bytes": _memory_bytes()}
-        self.reports += 1
-        if self.config["trainable"] not in PARAMETERS:
-            report = {"epoch": self.reports, "done": False} | report
-        self._write_predictions()
-        checkpoint.save(self.folder, self.reports, self._state(report))
+            with self._time_limit():
+                report = self.training.step()
+            self.total_seconds += time.perf_counter() - started
+            report |= {"total_seconds": self.total_seconds, "memory_bytes": _memory_bytes()}
+            self.reports += 1
+            if self.config["trainable"] not in PARAMETERS:
+                report = {"epoch": self.reports, "done": False} | report
+            self._write_predictions()
+            checkpoint.save(self.folder, self.reports, self._state(report))
+        except (*PERMANENT, RuntimeError) as error:
+            return {"failure": _permanent(error), "done": True}
+        except OSError as error:
+            return {"pause": _full_disk(error)}
         return self._result(report)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the trial's state where Tune wants it."""
+        """Write the trial's state where Tune wants it; a trial that never began has none."""
+        if self.failure or self.pause:
+            return
         checkpoint.save(Path(checkpoint_dir), self.reports, self._state({}))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
@@ -129,21 +165,52 @@ class StudyTrial(tune.Trainable):
         started = time.perf_counter()
         self._free()
         self.folder = self.study_folder / "trials" / str(config["trial"])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.failure = ""
+        self.failure = self.pause = ""
         self.reports = 0
         self.total_seconds = 0.0
         self.facts_sent = False
         self.saved_report = {}
         try:
-            self.training, self.facts = self._build(config)
-        except PERMANENT as error:
-            self.failure = f"{type(error).__name__}: {error}"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if read_time_limit(self.folder):
+                raise self._timeout()
+            with self._time_limit():
+                self.training, self.facts = self._build(config)
+        except (*PERMANENT, RuntimeError) as error:
+            self.failure = _permanent(error)
+            return
+        except OSError as error:
+            self.pause = _full_disk(error)
             return
         state = checkpoint.load_newest(self.folder)
         if state is not None:
             self._restore(state)
         self.total_seconds += time.perf_counter() - started
+
+    @contextmanager
+    def _time_limit(self) -> Iterator[None]:
+        """End this process when the trial's time is over, and write where it was.
+
+        The timer is a thread of C, so that it ends a trial that hangs in C code as well.
+        """
+        limit = self.limits.trial_seconds
+        if limit is None:
+            yield
+            return
+        left = limit - self.total_seconds
+        if left <= 0:
+            raise self._timeout()
+        path = self.folder / TIME_LIMIT
+        with path.open("w") as file:
+            faulthandler.dump_traceback_later(left, exit=True, file=file)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        path.unlink()
+
+    def _timeout(self) -> TimeoutError:
+        return TimeoutError(f"limits.trial_seconds: {self.limits.trial_seconds:g} are over")
 
     def _build(self, config: dict[str, Any]) -> tuple[Training, dict[str, Any]]:
         allotment = self._allotment()
@@ -160,7 +227,7 @@ class StudyTrial(tune.Trainable):
             "cpus": allotment.cpus,
             "gpus": allotment.gpus,
             "gpu_ids": os.environ.get("CUDA_VISIBLE_DEVICES", "") if allotment.gpus else "",
-            "threads": allotment.threads,
+            "threads": torch.get_num_threads(),
             "device_name": _device_name(facts["device"]),
         }
         return training, facts
@@ -205,13 +272,63 @@ class StudyTrial(tune.Trainable):
         """Drop the last trial, so that its memory does not add to the next one's."""
         if not hasattr(self, "training"):
             return
-        import torch
-
         del self.training
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+
+
+def read_time_limit(folder: Path) -> str:
+    """Return where a trial was when its time limit ended it, or nothing."""
+    path = folder / TIME_LIMIT
+    return path.read_text() if path.is_file() else ""
+
+
+def _permanent(error: Exception) -> str:
+    """Return why a trial has failed.
+
+    Raises:
+        RuntimeError: the error itself, where another try may do better.
+    """
+    text = str(error).strip()
+    if any(words in text for words in NO_MEMORY) or isinstance(error, MemoryError):
+        return f"OutOfMemory: {text.splitlines()[0] if text else 'the trial wanted too much'}"
+    if not isinstance(error, PERMANENT):
+        raise error
+    return f"{type(error).__name__}: {text}"
+
+
+def _full_disk(error: OSError) -> str:
+    """Return what a study that is paused says of its full disk.
+
+    Raises:
+        OSError: the error itself, if it is another one.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return f"{error.filename or 'storage'}: {error.strerror}; free some space"
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this process with the raylet that started it.
+
+    A worker looks for its raylet only between two calls; until then it would go on writing into
+    the folder of a trial that a resumed study has begun again.
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _limit_memory(gib: float) -> None:
+    """Limit what this process may allocate beyond what it has; shared memory does not count."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return
+    held = next(line for line in status.read_text().splitlines() if line.startswith("VmData"))
+    limit = (int(held.split()[1]) << 10) + int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def trainable_class(name: str, code: str | None = None) -> Any:
@@ -229,16 +346,12 @@ def trainable_class(name: str, code: str | None = None) -> Any:
 
 def _memory_bytes() -> int:
     """Return the peak of this trial's GPU memory, or on a CPU the process's resident memory."""
-    import torch
-
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return int(psutil.Process().memory_info().rss)
 
 
 def _device_name(device: str) -> str:
-    import torch
-
     from tuning.environment import cpu_name
 
     return str(torch.cuda.get_device_name()) if device == "cuda" else cpu_name()

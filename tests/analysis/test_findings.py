@@ -108,3 +108,16 @@ def test_differing_threads_are_said(tmp_path: Path) -> None:
 def test_a_study_without_results_has_no_findings(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "a", [resnet(status="pending")])
     assert findings(load([folder])) == []
+
+
+def test_a_trial_is_never_compared_with_itself(tmp_path: Path) -> None:
+    # An SVM leaves the network's settings empty, and the other way round.
+    trials = [
+        resnet(accuracies=[90.0], lr=0.1),
+        resnet(accuracies=[89.0], lr=0.2),
+        svm(accuracies=[88.0], C=1.0),
+        svm(accuracies=[87.0], C=2.0),
+    ]
+    finding = find(findings(load([write_study(tmp_path / "a", trials)])), "next best")
+    assert "trial 00000" in finding.sentence
+    assert "trial 00001" in finding.sentence

@@ -49,6 +49,7 @@ def test_an_unfinished_last_line_is_passed_over(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "a", [resnet(), resnet()])
     record = folder / "record.jsonl"
     record.write_bytes(record.read_bytes()[:-9])
+    (folder / "record.copy.jsonl").unlink()
     assert load([folder]).trials["status"].tolist() == ["completed", "running"]
 
 
@@ -119,6 +120,8 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     lines = record.read_bytes().split(b"\n")
     lines[3] = lines[3][:-5] + b"xxxxx"
     record.write_bytes(b"\n".join(lines))
+    assert load([folder]).trials["status"].tolist() == ["completed"]  # from the copy
+    (folder / "record.copy.jsonl").write_bytes(record.read_bytes())
     with pytest.raises(AnalysisError, match="line 4 is damaged"):
         load([folder])
 
