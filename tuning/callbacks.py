@@ -115,7 +115,7 @@ class Recorder(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self.before_failure()
-        text = str(trial.get_error() or "its process was lost")
+        text = _error_text(trial)
         folder = self.folder / "trials" / _name(trial)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(text + "\n")
@@ -169,9 +169,16 @@ class Recorder(Callback):
         return {}
 
 
+def _error_text(trial: Trial) -> str:
+    """Return what Tune wrote of a trial's failures, on this host: its storage has it only later."""
+    path = Path(trial.error_file) if trial.error_file else None
+    return path.read_text() if path and path.is_file() else "its process was lost"
+
+
 def _reason(text: str) -> str:
-    """Return the line of an error's text that says most; Ray ends some with advice."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    """Return the line of the last failure that says most; Ray ends some with advice."""
+    last = text.rpartition("Failure # ")[2]
+    lines = [line.strip() for line in last.splitlines() if line.strip()]
     first = next((line for line in lines if "ActorDiedError" in line or "OutOfMemory" in line), "")
     return first or lines[-1]
 

@@ -402,9 +402,10 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise ResumeError(f"{folder}: is being run by another process") from None
-    with lock:
-        lock.release()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _describe(data: dict[str, ImageData]) -> dict[str, Any]:
