@@ -98,7 +98,9 @@ def _searcher(study: Study) -> str | None:
     search = study.description.get("search")
     if not isinstance(search, dict):
         return None
-    return " ".join(str(search[k]) for k in ("algorithm", "sampler") if search.get(k)) or None
+    algorithm = search.get("algorithm")
+    keys = ("algorithm", "sampler") if algorithm == "optuna" else ("algorithm",)
+    return " ".join(str(search[k]) for k in keys if search.get(k)) or None
 
 
 def _named(value: object, key: str) -> str | None:
