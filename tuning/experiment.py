@@ -38,6 +38,7 @@ from tuning.record import (
 )
 from tuning.resources import count_slots, request
 from tuning.searchers import ResumeError, StudySearcher, count_trials
+from tuning.shares import LargerShares
 from tuning.study import NO_DATASET, Study, sample_configs
 from tuning.study_file import StudyError, dump, load, validate
 from tuning.trial import StudyTrial
@@ -294,12 +295,17 @@ def _tuner(
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         wanted = request(study, config, gpus_exist=gpus_exist)
-        bundle = {"CPU": wanted.cpu} | ({"GPU": wanted.gpu} if wanted.gpu else {})
-        return tune.PlacementGroupFactory([bundle | dict(wanted.custom)])
+        strategy = study.resources.placement.upper()
+        return tune.PlacementGroupFactory(wanted.bundles(), strategy)
 
     code = str(Path(study.code).resolve()) if study.code else None
     trainable = tune.with_parameters(
-        StudyTrial, folder=str(folder), data=data, limits=study.limits, code=code
+        StudyTrial,
+        folder=str(folder),
+        data=data,
+        limits=study.limits,
+        code=code,
+        gpu=study.resources.gpu,
     )
     return tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -320,7 +326,7 @@ def _tuner(
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=0, checkpoint_at_end=False
             ),
-            callbacks=callbacks,
+            callbacks=[*callbacks, LargerShares(resources)],
             verbose=0,
         ),
     )
@@ -335,7 +341,7 @@ def _warm_up(study: Study, slots: int) -> None:
     """
     cpus = min(study.resources.cpu, study.resources.cpu_without_gpu or study.resources.cpu)
     warm = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(_import_trainables)
-    ray.get([warm.remote() for _ in range(slots)])
+    ray.get([warm.remote() for _ in range(slots * study.resources.workers)])
 
 
 def _import_trainables() -> None:

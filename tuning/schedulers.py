@@ -50,7 +50,7 @@ def build_scheduler(study: Study) -> TrialScheduler:
                 reduction_factor=s.reduction_factor,
             )
         case "hyperband":
-            return HyperBandScheduler(
+            return _Hyperband(
                 **common, max_t=study.max_epochs(), reduction_factor=s.reduction_factor
             )
         case "median":
@@ -75,7 +75,20 @@ class _Named:
     trial_id: str
 
 
-class _ByName(FIFOScheduler):
+class _Reports(FIFOScheduler):
+    """Makes a scheduler pass over what is no report: a pause, or a larger share of a GPU."""
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "pause" in result or "enlarge" in result:
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(controller, trial, result))
+
+
+class _Hyperband(_Reports, HyperBandScheduler):
+    pass
+
+
+class _ByName(_Reports):
     """Makes a scheduler know trials by the study's names, and remember its last decisions.
 
     A resumed trial may report its last epoch again, which the record has; it meets the decision
