@@ -161,6 +161,8 @@ class DeepSpeed(Parallel):
     def _wrap(self, network: nn.Module, precision: Precision) -> nn.Module:
         if not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"
+        # It sends the weights to the other workers as bytes, for which they may not be strided.
+        network.to(memory_format=torch.contiguous_format)
         import deepspeed
 
         # It would compile a C++ kernel for the sums on one host; gloo does without.
@@ -244,6 +246,8 @@ class DeepSpeedSettings(_Section):
     bf16: Switch = Switch()
     fp16: Switch = Switch()
     zero_optimization: Zero = Zero()
+    # Left out, it means 1, and every other engine would make larger steps.
+    gradient_clipping: float = 0.0
     # Any of torch's optimizers may be sharded; ours are element-wise.
     zero_allow_untested_optimizer: Literal[True] = True
     zero_force_ds_cpu_optimizer: Literal[False] = False

@@ -294,9 +294,7 @@ def _tuner(
     gpus_exist = ray.cluster_resources().get("GPU", 0) > 0
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        wanted = request(study, config, gpus_exist=gpus_exist)
-        strategy = study.resources.placement.upper()
-        return tune.PlacementGroupFactory(wanted.bundles(), strategy)
+        return placement(study, config, gpus_exist=gpus_exist)
 
     code = str(Path(study.code).resolve()) if study.code else None
     trainable = tune.with_parameters(
@@ -330,6 +328,14 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def placement(
+    study: Study, config: dict[str, Any], *, gpus_exist: bool
+) -> tune.PlacementGroupFactory:
+    """Return what Ray sets aside for a trial, all of it at once: a bundle, or one per worker."""
+    wanted = request(study, config, gpus_exist=gpus_exist)
+    return tune.PlacementGroupFactory(wanted.bundles(), study.resources.placement.upper())
 
 
 def _warm_up(study: Study, slots: int) -> None:
