@@ -172,7 +172,8 @@ def show(plan: Plan, console: Console) -> None:
     table.title_justify = "left"
     for host in plan.hosts:
         fits = ", ".join(
-            f"{n} x {letter}" for letter, n in zip(_LETTERS, host["fits"].values(), strict=False)
+            f"{n} {'workers of' if kind.workers else 'x'} {letter}"
+            for letter, kind, n in zip(_LETTERS, plan.kinds, host["fits"].values(), strict=False)
         )
         table.add_row(host["name"], f"{host['cpus']:g}", f"{host['gpus']:g}", fits)
     console.print(table)
