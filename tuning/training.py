@@ -252,18 +252,18 @@ def train_epoch(
     _synchronize(device)
     started = time.perf_counter()
     for step, (images, labels) in enumerate(batches):
-        seen += len(labels)
+        count = len(labels)
         if flips is not None:
             images = _flip(images, flips)
-        # Workers whose shares differ by an image count by their images; alone, this is 1.
-        weight = engine.workers / len(labels)
         images, labels = engine.share(images), engine.share(labels)
         with precision.autocast(device):
             logits = engine.network(preparation(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        loss = loss * (weight * len(labels))
+        # Workers whose shares differ by an image count by their images; alone, this is 1.
+        loss = loss * (engine.workers * len(labels) / count)
         engine.update(loss)
         losses[step] = loss.detach()
+        seen += count
         if step % CHECK_EVERY == CHECK_EVERY - 1:
             _check_finite(losses[: step + 1], first_step)
     losses = engine.mean(losses)
