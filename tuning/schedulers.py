@@ -75,20 +75,19 @@ class _Named:
     trial_id: str
 
 
-class _Reports(FIFOScheduler):
-    """Makes a scheduler pass over what is no report: a pause, or a larger share of a GPU."""
+def _asks(result: dict[str, Any]) -> bool:
+    """Tell whether a result is no report, but asks for a pause or a larger share of a GPU."""
+    return "pause" in result or "enlarge" in result
 
+
+class _Hyperband(HyperBandScheduler):
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "pause" in result or "enlarge" in result:
+        if _asks(result):
             return str(TrialScheduler.CONTINUE)
         return str(super().on_trial_result(controller, trial, result))
 
 
-class _Hyperband(_Reports, HyperBandScheduler):
-    pass
-
-
-class _ByName(_Reports):
+class _ByName(FIFOScheduler):
     """Makes a scheduler know trials by the study's names, and remember its last decisions.
 
     A resumed trial may report its last epoch again, which the record has; it meets the decision
@@ -103,6 +102,8 @@ class _ByName(_Reports):
         super().on_trial_add(controller, _named(trial))
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if _asks(result):
+            return str(TrialScheduler.CONTINUE)
         named, epoch = _named(trial), result.get("epoch", 1)
         last, action = self._decided.get(named.trial_id, (0, TrialScheduler.CONTINUE))
         if epoch > last:

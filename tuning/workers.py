@@ -1,14 +1,20 @@
 """The workers of a trial: processes that train one network together.
 
-Ray Train's TorchTrainer was tried for this and left. It asks for its workers in a placement group
-of its own, beside the one by which Tune counts the trial: a trial that had taken one CPU of two
-waited for ever for two workers, and no slot, plan or retry would know what trials hold. It reports
-only through a Tune function, whose thread runs ahead of the scheduler, while this package's trials
-are a class that steps, is reused, and finds its own checkpoints. Here the workers are actors in the
-further bundles of the trial's own placement group. Tune reserves them together or not at all, gives
-them back together, and the trial steps all of them at once; what fails in one of them is raised in
-the trial, which ends them all. Workers are new for each trial, since engines leave traces in a
-process; they end with the trial's process, whatever ends that.
+Ray Train's TorchTrainer, built inside a Tune function, was tried for this with Ray 2.60 and left:
+
+- It asks for its workers in a placement group of its own, beside the one by which Tune counts the
+  trial, which may not be empty. On two CPUs, a trial that held one of them, or a thousandth of
+  one, waited for its two workers for 60 s, gave up and asked again, until it was ended. No slot,
+  plan or budget would know what such trials hold.
+- It reports through a Tune function only (`TuneReportCallback` refuses a class), and its workers
+  run ahead of the scheduler. The trials of this package are a class that steps, is reused, and
+  finds its own checkpoints.
+- It watches itself through the dashboard, without which studies on one machine start Ray.
+
+Here the workers are actors in the further bundles of the trial's own placement group. Tune reserves
+them together or not at all, and gives them back together. The trial steps all of them at once; what
+fails in one of them is raised in the trial, which ends them all. Workers are new for each trial,
+since engines leave traces in a process; they end with the trial's process, whatever ends that.
 """
 
 from __future__ import annotations
