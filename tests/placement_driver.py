@@ -17,6 +17,7 @@ from tuning.study_file import validate
 def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
     try:
         print(json.dumps({name: nodes(name) for name in ("pack", "spread")}))

@@ -18,11 +18,16 @@ from tuning.engines import DeepSpeedSettings
 from tuning.record import read_events, read_trials
 from tuning.training import Precision
 
-#: Single precision, so that only the order of sums differs; 203 images leave an uneven last batch.
+#: Single precision, so that only the order of sums differs, and a network whose batch norms see
+#: enough values each: with 32 images, one pixel each in the last layers, the memory format of the
+#: weights alone changed the losses by 3 % after six steps. 203 images leave an uneven last batch.
 STUDY = MINIMAL | {
     "name": "engines",
-    "fixed": {"epochs": 3, "train_size": 203, "batch_size": 32, "lr": 0.002, "precision": "fp32"},
-}
+    "fixed": {
+        "epochs": 3, "train_size": 203, "batch_size": 64, "stem": "small", "lr": 0.002,
+        "precision": "fp32",
+    },
+}  # fmt: skip
 ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": {"grid": [0, 1, 2]}}}
 #: Rounding grows from step to step. Measured: at most 0.2 % of the loss after 21 steps; a wrong
 #: share of the batch, batch norm per worker or clipped gradients are off by more than 5 %.
@@ -134,7 +139,7 @@ def test_the_settings_of_deepspeed_use_autocast_and_do_not_clip():
     assert settings["torch_autocast"] == {
         "enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": [],
     }  # fmt: skip
-    assert settings["zero_optimization"] == {"stage": 2}
+    assert settings["zero_optimization"]["stage"] == 2
     assert settings["gradient_clipping"] == 0
     assert settings["train_batch_size"] == 2 * settings["train_micro_batch_size_per_gpu"]
 

@@ -227,9 +227,14 @@ class Switch(_Section):
 
 
 class Zero(_Section):
-    """What ZeRO shards: nothing, the optimizer's state, or the gradients as well."""
+    """What ZeRO shards: nothing, the optimizer's state, or the gradients as well.
+
+    The buckets are numbers of elements; DeepSpeed's own, 5e8, take gigabytes in every worker.
+    """
 
     stage: Literal[0, 1, 2] = 0
+    reduce_bucket_size: int = 2**23
+    allgather_bucket_size: int = 2**23
 
 
 class DeepSpeedSettings(_Section):
