@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 from pydantic import BaseModel, Field
@@ -39,9 +40,10 @@ class Hungry:
     """
 
     class Parameters(BaseModel):
-        needs: float
+        needs: float = 0
         device: str = "auto"
         epochs: int = 3
+        seconds: float = 0
 
     def __init__(self, parameters, data, seed, allotment):
         self.parameters, self.gpus, self.epoch = parameters, allotment.gpus, 0
@@ -49,6 +51,7 @@ class Hungry:
     def step(self):
         if self.epoch == 1 and self.gpus < self.parameters.needs:
             raise torch.OutOfMemoryError("CUDA out of memory (a stand-in)")
+        time.sleep(self.parameters.seconds)
         self.epoch += 1
         return {"score": 1.0, "done": self.epoch == self.parameters.epochs}
 

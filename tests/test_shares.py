@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from tests.conftest import MINIMAL, ROOT
+from tests.conftest import ROOT
 from tests.test_experiment import folder_of, ray_head, table
 from tuning.record import Record, read_events, read_trials
 from tuning.resources import request
@@ -72,22 +72,24 @@ def test_a_resumed_study_gives_a_trial_the_larger_share_again(tmp_path):
 
 
 @pytest.mark.ray
-def test_svms_fill_the_cpus_beside_a_network_on_the_gpu(address, tmp_path, tuning_command):
+def test_trials_on_cpus_run_beside_one_on_the_gpu_and_do_not_wait_for_it(
+    address, tmp_path, tuning_command
+):
     study = tmp_path / "study.yaml"
-    branch = {"resnet": {"lr": {"grid": [0.01, 0.02]}}, "svm": {"C": {"grid": [1.0, 2.0]}}}
+    space = {"device": {"grid": ["auto", "cpu"]}}
     study.write_text(
-        yaml.safe_dump(MINIMAL | {"trainable": None, "space": {"trainable": {"branch": branch}},
-                                  "fixed": {"epochs": 2, "train_size": 320},
-                                  "resources": {"gpu": 1}})
+        yaml.safe_dump(HUNGRY | {"space": space, "fixed": {"seconds": 3.0}, "repeats": 2,
+                                 "resources": {"gpu": 1}})
     )  # fmt: skip
     result = tuning_command("run", study, "--address", address)
     assert result.returncode == 0, result.stdout + result.stderr
     trials = read_trials(folder_of(result)).values()
-    networks = [t for t in trials if t.config["trainable"] == "resnet"]
-    machines = [t for t in trials if t.config["trainable"] == "svm"]
-    assert not any(_overlap(a, b) for a in networks for b in networks if a is not b)
-    assert any(_overlap(a, b) for a in networks for b in machines)
-    assert {(t.facts["cpus"], t.facts["gpus"]) for t in machines} == {(1, 0)}
+    on_gpu = [t for t in trials if t.config["device"] == "auto"]
+    on_cpu = [t for t in trials if t.config["device"] == "cpu"]
+    assert {t.facts["gpus"] for t in on_gpu} == {1}
+    assert {t.facts["gpus"] for t in on_cpu} == {0}
+    assert not _overlap(*on_gpu)
+    assert any(_overlap(a, b) for a in on_gpu for b in on_cpu)
 
 
 def _overlap(a, b):

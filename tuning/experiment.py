@@ -296,9 +296,6 @@ def _tuner(
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return placement(study, config, gpus_exist=gpus_exist)
 
-    # One that waits for a GPU must not hold up those behind it, which ask for CPUs only.
-    concurrency = schedulers.concurrency(study, slots)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrency or 1)
     code = str(Path(study.code).resolve()) if study.code else None
     trainable = tune.with_parameters(
         StudyTrial,
@@ -314,7 +311,7 @@ def _tuner(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=trials,
-            max_concurrent_trials=concurrency,
+            max_concurrent_trials=schedulers.concurrency(study, slots),
             reuse_actors=study.reuse_actors,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
