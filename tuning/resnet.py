@@ -18,6 +18,7 @@ from tuning.parameters import ResNetParameters
 from tuning.resources import Allotment
 from tuning.training import (
     EVALUATION_BATCH,
+    Augmentation,
     Batches,
     LoadedBatches,
     Preparation,
@@ -51,6 +52,8 @@ class ResNetTraining:
         self.network = build_resnet(p.model, p.stem, data.classes).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         self.batches = self._training_batches()
+        flip = p.augmentation == "flip"
+        self.augment = Augmentation(flip, p.shift, self.generator) if flip or p.shift else None
         self.engine = self._build_engine()
         self.epoch = 0
         self.train_seconds = 0.0
@@ -89,7 +92,7 @@ class ResNetTraining:
             self.precision,
             device=self.device,
             label_smoothing=p.label_smoothing,
-            flips=self.generator if p.augmentation == "flip" else None,
+            augment=self.augment,
             first_step=self.epoch * len(self.batches),
         )
         self.epoch += 1
@@ -197,7 +200,7 @@ class ResNetTraining:
         schedule: LRScheduler | None = None
         if p.schedule == "onecycle":
             steps = len(self.batches) * p.epochs
-            schedule = OneCycleLR(optimizer, p.lr, total_steps=steps + 1)
+            schedule = OneCycleLR(optimizer, p.lr, total_steps=steps + 1, cycle_momentum=False)
         parts = (self.network, optimizer, schedule, self.precision, self.device)
         match p.engine:
             case "native":
