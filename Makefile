@@ -34,7 +34,7 @@ test: lint
 	$(BIN)/pytest
 
 cluster-test: $(VENV)/.installed
-	TUNING_CLUSTER_TEST=1 $(BIN)/pytest tests/cluster
+	$(BIN)/pytest tests/cluster
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.training

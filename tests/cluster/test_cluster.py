@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 from collections import Counter
 
 import pytest
 
+from tests.cluster import gated
 from tests.cluster.conftest import job_of, study_folder
 from tests.conftest import MINIMAL
 from tuning.record import read_events, read_trials
@@ -27,12 +29,16 @@ SIXTEEN = MINIMAL | {
     # Trials this short would all be run by the processes of the host that is ready first.
     "reuse_actors": False,
 }
-#: Four at once, for long enough that a host can be lost in the middle.
+#: Two at once on each host; none ends before the test has cut one off.
 LONG = MINIMAL | {
     "name": "long",
+    "dataset": {"name": "none"},
+    "trainable": "gated:Gated",
+    "code": ".",
     "space": {"lr": {"grid": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}},
-    "fixed": {"epochs": 6, "train_size": 400},
-    "resources": {"cpu": 1, "gpu": 0.25},
+    "fixed": {"epochs": 6},
+    "search": {"algorithm": "grid"},
+    "resources": {"cpu": (os.cpu_count() or 2) / 2, "gpu": 0.25},
 }
 #: One trial on the CPU at a time, with both CPUs of a host.
 TWO_CPUS = MINIMAL | {
@@ -109,15 +115,11 @@ def test_a_folder_that_the_hosts_do_not_share_is_refused_before_anything_runs(cl
     assert not (cluster.site.hosts[0].private / "tmp" / "own").exists()
 
 
-@pytest.mark.skipif(
-    "TUNING_CLUSTER_TEST" not in os.environ,
-    reason="run by make cluster-test: passed alone, failed once within the whole suite, where the "
-    "study had ended before the host was cut off",
-)
 def test_trials_of_a_lost_host_are_finished_on_the_other(cluster):
     """Also: Ctrl-C leaves the job running, and says how to follow it."""
-    follower = cluster.start("tuning", "submit", cluster.write(LONG), "--address", cluster.address)
+    follower = submit_long(cluster)
     lost = cluster.site.hosts[1]
+    assert lost.name == gated.LOST
     folder = _wait_for_reports(cluster, lost.name)
     follower.send_signal(signal.SIGINT)
     output, _ = follower.communicate(timeout=60)
@@ -125,6 +127,7 @@ def test_trials_of_a_lost_host_are_finished_on_the_other(cluster):
     job = job_of(output)
     assert f"follow it with: tuning logs {job} --address {cluster.address}" in output
     lost.cut()
+    cluster.seen_here(gated.GATE).touch()
     try:
         result = cluster.tuning("logs", job, "--address", cluster.address)
     finally:
@@ -142,9 +145,16 @@ def test_trials_of_a_lost_host_are_finished_on_the_other(cluster):
     assert job in cluster.tuning("jobs", "--address", cluster.address).stdout
 
 
+def submit_long(cluster):
+    """Submit the long study together with its trainable, and follow it."""
+    cluster.seen_here(gated.GATE).unlink(missing_ok=True)
+    shutil.copy(gated.__file__, cluster.folder)
+    return cluster.start("tuning", "submit", cluster.write(LONG), "--address", cluster.address)
+
+
 def _wait_for_reports(cluster, host):
     """Wait until a trial on a host has reported in the middle of the newest long study."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         for record in cluster.site.storage.glob("long-*/record.jsonl"):
             for trial in read_trials(record.parent).values():
@@ -155,7 +165,7 @@ def _wait_for_reports(cluster, host):
 
 
 def test_a_stopped_job_ends_and_says_so(cluster):
-    follower = cluster.start("tuning", "submit", cluster.write(LONG), "--address", cluster.address)
+    follower = submit_long(cluster)
     job = job_of(follower.stdout.readline())
     stopped = cluster.tuning("stop", job, "--address", cluster.address)
     assert stopped.stdout == f"{job}: STOPPED\n", stopped.stderr

@@ -84,5 +84,15 @@ def misbehave(trial: str, epoch: int) -> None:
             case "hang in C":  # with the interpreter's lock held
                 ctypes.PyDLL(None).sleep(3600)
             case "memory":
-                held = [torch.ones(2**26) for _ in range(2**8)]  # 256 MiB each, 64 GiB
-                raise AssertionError(f"{len(held)} blocks were granted")
+                take_memory(gib=64)
+            case "memory of the host":  # until Ray's memory monitor ends this process
+                take_memory(gib=8)
+                time.sleep(30)
+
+
+def take_memory(gib: int) -> None:
+    """Take memory, a quarter of a GiB every twentieth of a second, and give it back."""
+    held = []
+    while len(held) < 4 * gib:
+        held.append(torch.ones(2**26))
+        time.sleep(0.05)

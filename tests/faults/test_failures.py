@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 
+import psutil
 import pytest
 
 from tests.faults.harness import Bench, study
@@ -45,6 +47,33 @@ def test_exceptions_hangs_and_memory_end_one_trial_each_and_can_be_retried(tmp_p
     assert list(errors(bench)) == [f"{n:05d}" for n in range(9)]
     assert {len(t.reports) for t in bench.trials().values()} == {2}
     row.passed = 1
+
+
+def test_memory_of_the_host_ends_the_trial_that_took_it(tmp_path, row, repetitions, monkeypatch):
+    """Ray's memory monitor ends the newest processes first, whichever took the memory."""
+    grid = {"space": {"lr": {"grid": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}},
+            "search": {"algorithm": "grid", "max_concurrent": 2},
+            "resources": {"cpu": 0.5}, "retries": 1}  # fmt: skip
+    for number in range(repetitions):
+        row.repetitions += 1
+        bench = Bench(tmp_path / str(number), study(epochs=6) | grid, 0.3, 0.1)
+        bench.do = "00000:3:memory of the host,00003:2:memory of the host"
+        memory = psutil.virtual_memory()
+        limit = (memory.total - memory.available + (3 << 30)) / memory.total
+        monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.4f}")
+        bench.run().finish(1)
+        found = errors(bench)
+        for trial in ("00000", "00003"):
+            assert re.fullmatch(
+                r"OutOfMemory: Ray ended the trial's process, which held [\d.]+ GB: "
+                r"[\d.]+ GiB were in use on its host, above the limit of [\d.]+",
+                found.pop(trial),
+            )
+        assert set(found.values()) == {""}
+        others = [t for t in bench.trials().values() if t.status == "completed"]
+        assert [len(t.reports) for t in others] == [6] * 4
+        row.repeated_epochs += bench.repeated()
+        row.passed += 1
 
 
 def test_budgets_stop_a_study_that_goes_on_when_they_are_raised(tmp_path, row):
