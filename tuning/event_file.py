@@ -1,0 +1,39 @@
+"""A TensorBoard event file that is written in the thread of the caller.
+
+tensorboardX's SummaryWriter hands events to a thread through a short queue. A full disk ends that
+thread unseen, and from then on the queue, and with it the study, waits for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
+
+
+class EventFile:
+    """One new event file in a folder; its methods raise OSError where the disk takes no more."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Add one point of a curve."""
+        self.add_summary(scalar(tag, value), step)
+
+    def add_summary(self, summary: Any, step: int | None = None) -> None:
+        """Add what one of `tensorboardX.summary`'s functions made."""
+        self._writer.write_event(Event(summary=summary, wall_time=time.time(), step=step))
+
+    def flush(self) -> None:
+        """Write what was added to the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._writer.close()
