@@ -116,7 +116,7 @@ def test_a_folder_that_the_hosts_do_not_share_is_refused_before_anything_runs(cl
 
 
 def test_trials_of_a_lost_host_are_finished_on_the_other(cluster):
-    """Also: Ctrl-C leaves the job running, and says how to follow it."""
+    """Also: Ctrl-C leaves the job running; `ray up` brings the host back, once it can be reached."""
     follower = submit_long(cluster)
     lost = cluster.site.hosts[1]
     assert lost.name == gated.LOST
@@ -143,6 +143,9 @@ def test_trials_of_a_lost_host_are_finished_on_the_other(cluster):
     with (folder / "trials.csv").open() as file:
         assert [row["trial_id"] for row in csv.DictReader(file)] == list(trials)
     assert job in cluster.tuning("jobs", "--address", cluster.address).stdout
+    up = cluster.run("ray", "up", "--yes", cluster.file)
+    assert up.returncode == 0, up.stdout + up.stderr
+    cluster.wait_for_nodes(len(cluster.site.hosts))
 
 
 def submit_long(cluster):

@@ -26,6 +26,12 @@ def repetitions(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
+def few_repetitions(request: pytest.FixtureRequest) -> int:
+    """How often a row is repeated whose every repetition needs drivers of its own: a tenth."""
+    return max(1, int(request.config.getoption("--faults")) // 10)
+
+
+@pytest.fixture
 def row(request: pytest.FixtureRequest) -> Iterator[Row]:
     """The row of the fault matrix that the test fills."""
     row = Row(request.node.name.removeprefix("test_").replace("_", " "))

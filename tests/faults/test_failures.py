@@ -54,12 +54,14 @@ def test_nan_exceptions_hangs_and_memory_end_one_trial_each_and_can_be_retried(
     row.passed = 1
 
 
-def test_memory_of_the_host_ends_the_trial_that_took_it(tmp_path, row, repetitions, monkeypatch):
+def test_memory_of_the_host_ends_the_trial_that_took_it(
+    tmp_path, row, few_repetitions, monkeypatch
+):
     """Ray's memory monitor ends the newest processes first, whichever took the memory."""
     grid = {"space": {"lr": {"grid": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}},
             "search": {"algorithm": "grid", "max_concurrent": 2},
             "resources": {"cpu": 0.5}, "retries": 1}  # fmt: skip
-    for number in range(repetitions):
+    for number in range(few_repetitions):
         row.repetitions += 1
         bench = Bench(tmp_path / str(number), study(epochs=6) | grid, 0.3, 0.1)
         bench.do = "00000:3:memory of the host,00003:2:memory of the host"

@@ -50,9 +50,9 @@ FULL = {"checkpoint": ("storage", 1 << 20), "record": ("storage", 0), "log": ("l
 
 
 @pytest.mark.parametrize("write", list(FULL))
-def test_full_disk_at_a_write_of_the(tmp_path, disk, row, repetitions, address, write):
+def test_full_disk_at_a_write_of_the(tmp_path, disk, row, few_repetitions, address, write):
     place, leaving = FULL[write]
-    for number in range(repetitions):
+    for number in range(few_repetitions):
         row.repetitions += 1
         mib = 4 if write == "checkpoint" else 0.001
         bench = Bench(tmp_path / str(number), study(5, 4), 0.2, mib, address=address)
@@ -73,9 +73,9 @@ def test_full_disk_at_a_write_of_the(tmp_path, disk, row, repetitions, address, 
         go_on(bench, row, before)
 
 
-def test_full_disk_at_a_write_of_tunes_state(tmp_path, row, repetitions, address):
+def test_full_disk_at_a_write_of_tunes_state(tmp_path, row, few_repetitions, address):
     """Nothing of a study depends on that state, so it goes on, or pauses and can be resumed."""
-    for number in range(repetitions):
+    for number in range(few_repetitions):
         row.repetitions += 1
         bench = Bench(tmp_path / str(number), study(8, 4), 0.2, 0.1, address=address)
         session = bench.run()
