@@ -64,5 +64,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--faults",
         type=int,
         default=0,
-        help="kills of the driver in tests/faults; other rows are repeated a quarter or a tenth as often",
+        help="kills of the driver in tests/faults; other rows are repeated less often",
     )

@@ -116,7 +116,7 @@ def test_a_folder_that_the_hosts_do_not_share_is_refused_before_anything_runs(cl
 
 
 def test_trials_of_a_lost_host_are_finished_on_the_other(cluster):
-    """Also: Ctrl-C leaves the job running; `ray up` brings the host back, once it can be reached."""
+    """Also: Ctrl-C leaves the job running; `ray up` brings back a host that can be reached."""
     follower = submit_long(cluster)
     lost = cluster.site.hosts[1]
     assert lost.name == gated.LOST
