@@ -7,6 +7,8 @@ thread unseen, and from then on the queue, and with it the study, waits for ever
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,14 @@ from tensorboardX.summary import scalar
 
 
 class EventFile:
-    """One new event file in a folder; its methods raise OSError where the disk takes no more."""
+    """One new event file in a folder.
+
+    Its methods raise an OSError that names the folder where the disk takes no more.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._writer = EventsWriter(str(folder / "events"))
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
@@ -28,12 +34,23 @@ class EventFile:
 
     def add_summary(self, summary: Any, step: int | None = None) -> None:
         """Add what one of `tensorboardX.summary`'s functions made."""
-        self._writer.write_event(Event(summary=summary, wall_time=time.time(), step=step))
+        with self._named():
+            self._writer.write_event(Event(summary=summary, wall_time=time.time(), step=step))
 
     def flush(self) -> None:
         """Write what was added to the disk."""
-        self._writer.flush()
+        with self._named():
+            self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the file."""
-        self._writer.close()
+        with self._named():
+            self._writer.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self._folder)
+            raise

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 
 import pytest
@@ -95,6 +97,13 @@ def test_a_job_without_the_token_is_refused(cluster):
     assert result.returncode == 2
     assert "refuses jobs without its token" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+    job = json.dumps({"entrypoint": "touch /mnt/studies/canary"}).encode()
+    kind = {"Content-Type": "application/json"}
+    bare = urllib.request.Request(f"{cluster.address}/api/jobs/", data=job, headers=kind)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(bare, timeout=30)
+    assert refused.value.code == 401
+    assert not (cluster.site.storage / "canary").exists()
 
 
 def test_trials_compute_with_as_many_threads_as_they_were_given_cpus(cluster):
