@@ -1,7 +1,7 @@
 """A TensorBoard event file that is written in the thread of the caller.
 
-tensorboardX's SummaryWriter hands events to a thread through a short queue. A full disk ends that
-thread unseen, and from then on the queue, and with it the study, waits for ever.
+tensorboardX's SummaryWriter hands events to a thread through a short queue. A full disk can end
+that thread unseen; from then on the queue, and with it the study, waits for ever.
 """
 
 from __future__ import annotations
