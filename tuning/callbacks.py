@@ -14,9 +14,10 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from tensorboardX import SummaryWriter
+from tensorboardX.summary import custom_scalars, hparams
 
 from tuning import checkpoint
+from tuning.event_file import EventFile
 from tuning.record import Record, TrialRecord, apply, write_table
 from tuning.study import Study
 from tuning.trial import read_time_limit
@@ -80,14 +81,15 @@ class Recorder(Callback):
         self.trials = trials
         self.metric = study.search.metric
         self.limits = study.limits
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, EventFile] = {}
         self._table_written = 0.0
 
     def setup(self, **_: Any) -> None:
         trials = self.folder / "trials"
         if not any(trials.glob("events.*")):
-            with SummaryWriter(str(trials)) as writer:
-                writer.add_custom_scalars(LAYOUT)
+            layout = EventFile(trials)
+            layout.add_summary(custom_scalars(LAYOUT))
+            layout.close()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self._event("start", trial)
@@ -163,8 +165,8 @@ class Recorder(Callback):
                 writer.add_scalar(tag, report[key], report.get("epoch", 1))
         writer.flush()
 
-    def _writer(self, trial: TrialRecord) -> SummaryWriter:
-        return SummaryWriter(str(self.folder / "trials" / trial.trial))
+    def _writer(self, trial: TrialRecord) -> EventFile:
+        return EventFile(self.folder / "trials" / trial.trial)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks into its own state; the record makes that needless.
@@ -194,9 +196,7 @@ def _finite(report: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in report.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
-def _write_hparams(writer: SummaryWriter, trial: TrialRecord) -> None:
-    from tensorboardX.summary import hparams
-
+def _write_hparams(writer: EventFile, trial: TrialRecord) -> None:
     row = trial.row()
     parameters = {
         k: v if isinstance(v, bool | int | float | str) else str(v)
@@ -205,7 +205,7 @@ def _write_hparams(writer: SummaryWriter, trial: TrialRecord) -> None:
     }
     metrics = {f"hparam/{k}": row[k] for k in HPARAM_METRICS if row.get(k) is not None}
     for summary in hparams(parameters, metrics):
-        writer.file_writer.add_summary(summary)
+        writer.add_summary(summary)
     for tag, value in metrics.items():
         writer.add_scalar(tag, value, 1)
 

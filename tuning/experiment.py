@@ -25,6 +25,7 @@ from tuning.changes import changes
 from tuning.cluster import ClusterError, connect, hosts, on_each_host, require_shared
 from tuning.data import ImageData, load_dataset
 from tuning.guard import FULL, Guard, check_disk
+from tuning.memory import want_of_memory_ends_trials
 from tuning.record import (
     RECORD,
     TABLE,
@@ -256,7 +257,7 @@ def _fit(
             _warm_up(study, slots)
             tuner = _tuner(study, folder, data, slots, session, total - len(finished), searcher,
                            scheduler, [recorder, guard, progress])  # fmt: skip
-            with watch:
+            with watch, want_of_memory_ends_trials():
                 tuner.fit()
     except OSError as error:
         if error.errno not in FULL:
