@@ -6,22 +6,24 @@ that of an SVM from times measured once; both are estimates, and the plan says w
 
 from __future__ import annotations
 
+import statistics
 import string
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tuning import cluster
+from tuning import cluster, packing
+from tuning.data import load_dataset
 from tuning.parameters import PARAMETERS
 from tuning.probe import gpu_names
 from tuning.resources import Host, Request, ResourceError, count_slots, request
-from tuning.searchers import count_trials, preview_configs
+from tuning.searchers import count_trials, preview_configs, strategy
 from tuning.space import Config
 from tuning.study import Study
 
@@ -39,6 +41,8 @@ SVM_SECONDS = {"intelex": (5.6, 1.51), "sklearn": (12.7, 2.06)}
 PROCESS_BYTES = 700 << 20
 ALL_IMAGES = 49_000
 PIXELS = 784
+#: Most trials of a study whose configurations a probe looks at one by one.
+PREVIEW = 200
 _LETTERS = [*string.ascii_lowercase, *(f"k{n}" for n in range(1, 1000))]
 
 
@@ -68,6 +72,31 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """What the probe found for one way to divide this machine among trials.
+
+    Attributes:
+        resources: for the study file: `cpu`, and `gpu` where there are GPUs.
+        slots: trials at once.
+        kinds: per kind of trial its images per second, those of all slots together, and the
+            memory of one trial in bytes.
+        seconds: of the study from the first trial's start; the median where trials are stopped
+            early, since that depends on their scores.
+        low: seconds in one of ten simulations at the most.
+        high: seconds in one of ten simulations at the least.
+        refused: why it is not recommended, whatever its time; empty if it can be.
+    """
+
+    resources: dict[str, float]
+    slots: int
+    kinds: list[dict[str, Any]]
+    seconds: float
+    low: float
+    high: float
+    refused: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a study would do.
 
@@ -79,6 +108,8 @@ class Plan:
         kinds: the sorts of trials.
         seconds: of the whole study, if no trial is stopped early.
         basis: what the estimates rest on.
+        packings: what the probe measured, the study's own resources first; empty without a probe.
+        recommended: `resources` of the packing that ends first.
     """
 
     name: str
@@ -88,6 +119,8 @@ class Plan:
     kinds: list[Kind]
     seconds: float
     basis: list[str]
+    packings: tuple[Packing, ...] = ()
+    recommended: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values."""
@@ -141,6 +174,89 @@ def make_plan(study: Study, address: str | None) -> Plan:
     )
 
 
+def probed(study: Study, plan: Plan) -> Plan:
+    """Return a plan with what a few steps of each kind of trial on this machine tell.
+
+    Raises:
+        ProbeError: a measured process failed.
+        DataError: the data cannot be had.
+    """
+    configs, scale = _upcoming(study)
+    gpus = len(gpu_names())
+    wanted = request(study, configs[0], gpus_exist=gpus > 0)
+    own = packing.Layout(plan.slots, wanted.cpu, wanted.gpu)
+    others = [x for x in packing.layouts(psutil.cpu_count() or 1, gpus) if x != own]
+    packings = tuple(_packing(study, configs, scale, layout) for layout in (own, *others))
+    fitting = [p for p in packings if not p.refused]
+    best = min(fitting, key=lambda p: p.seconds, default=None)
+    return replace(
+        plan,
+        seconds=packings[0].seconds,
+        basis=list(_probe_basis(study, scale)),
+        packings=packings,
+        recommended=best.resources if best else None,
+    )
+
+
+def _upcoming(study: Study) -> tuple[list[Config], float]:
+    """Return the configurations that a study begins with, and how many trials each stands for."""
+    total = count_trials(study)
+    searcher = strategy(study)
+    asked = (searcher.ask(f"{n:05d}") for n in range(min(total, PREVIEW)))
+    configs = [config for config in asked if config is not None]
+    return configs, total / len(configs)
+
+
+def _packing(study: Study, configs: list[Config], scale: float, layout: packing.Layout) -> Packing:
+    groups: dict[str, list[Config]] = defaultdict(list)
+    for config in configs:
+        groups[_label(config, Request(layout.cpu, layout.gpu))].append(config)
+    data = {name: load_dataset(name, study.dataset) for name in study.datasets()}
+    measured = {
+        label: packing.measure(members[0], study.dataset, layout)
+        for label, members in groups.items()
+    }
+    trials = [
+        packing.segments(config, measured[label], data[config["dataset"]])
+        for config in configs
+        for label in [_label(config, Request(layout.cpu, layout.gpu))]
+    ]
+    found = [scale * seconds for seconds in packing.simulate(study, trials, layout.slots)]
+    most = layout.slots * max(m.memory_bytes for m in measured.values())
+    room = psutil.virtual_memory().total
+    kinds = [
+        {
+            "label": label,
+            "images_per_second": m.images_per_second,
+            "images_per_second_of_all": m.images_per_second * layout.slots,
+            "memory_bytes": m.memory_bytes,
+        }
+        for label, m in measured.items()
+    ]
+    return Packing(
+        {"cpu": layout.cpu} | ({"gpu": layout.gpu} if layout.gpu else {}),
+        layout.slots,
+        kinds,
+        statistics.median(found),
+        found[len(found) // 10],
+        found[-1 - len(found) // 10],
+        "" if most < room else f"needs {most / 2**30:.0f} GiB of {room / 2**30:.0f}",
+    )
+
+
+def _probe_basis(study: Study, scale: float) -> Iterator[str]:
+    yield "a few steps of each kind of trial, measured on this machine just now in all slots"
+    yield "seconds count from the first trial's start, when Ray is up"
+    if scale != 1:
+        yield f"the first {PREVIEW} trials stand for the others"
+    if study.search.algorithm == "optuna":
+        yield "what the search learns changes which configurations come; that is not foreseen"
+    if study.scheduler.type == "asha":
+        yield "ASHA's stops are simulated with random scores"
+    elif study.scheduler.type != "fifo":
+        yield f"{study.scheduler.type} stops trials early, which is not counted"
+
+
 def show(plan: Plan, console: Console) -> None:
     """Print a plan."""
     console.print(
@@ -170,8 +286,41 @@ def show(plan: Plan, console: Console) -> None:
         )
         table.add_row(host["name"], f"{host['cpus']:g}", f"{host['gpus']:g}", fits)
     console.print(table)
+    _show_packings(plan, console)
     for line in plan.basis:
         console.print(f"- {line}", highlight=False, soft_wrap=True)
+
+
+def _show_packings(plan: Plan, console: Console) -> None:
+    if not plan.packings:
+        return
+    table = Table(title="Packings, measured; the study's own first", title_justify="left")
+    for column in ("resources", "slots", "kind", "images/s each", "together", "memory", "study"):
+        table.add_column(column, justify="left" if column in ("resources", "kind") else "right")
+    for found in plan.packings:
+        study_time = _duration(found.seconds)
+        if found.low < found.high:
+            study_time += f" ({_duration(found.low)} to {_duration(found.high)})"
+        heads = [(_resources(found.resources), str(found.slots), found.refused or study_time)]
+        for kind in found.kinds:
+            resources, slots, text = heads.pop() if heads else ("", "", "")
+            table.add_row(
+                resources,
+                slots,
+                kind["label"],
+                f"{kind['images_per_second']:.0f}",
+                f"{kind['images_per_second_of_all']:.0f}",
+                f"{kind['memory_bytes'] / 2**30:.1f} GiB",
+                text,
+            )
+    console.print(table)
+    if plan.recommended:
+        text = f"recommended: resources: {{{_resources(plan.recommended)}}}"
+        console.print(text, highlight=False, markup=False)
+
+
+def _resources(resources: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {amount:g}" for name, amount in resources.items())
 
 
 def _hosts(address: str | None) -> list[Host]:
