@@ -60,13 +60,18 @@ def fits(cases: list[tuple[str, str]], images: int | None, folder: str) -> list[
         )
         for case in cases
     ]  # fmt: skip
-    return [json.loads(process.communicate()[0]) for process in started]
+    reports = []
+    for case, process in zip(cases, started, strict=True):
+        reports.append(json.loads(process.communicate()[0]))
+        shown = {k: v for k, v in reports[-1].items() if k != "predictions"}
+        print(*case, shown, file=sys.stderr, flush=True)
+    return reports
 
 
 def kernels(images: int | None, folder: str) -> Table:
     """Compare both kernels with stock scikit-learn."""
-    stock = fits([(kernel, "sklearn") for kernel in KERNELS], images, folder)
     ours = [fits([(kernel, "intelex")], images, folder)[0] for kernel in KERNELS]
+    stock = fits([(kernel, "sklearn") for kernel in KERNELS], images, folder)
     size = images or "all 49,000"
     table = Table(title=f"SVC on {size} images, prediction of the test split; n 1")
     for column in ("", "fit s", "predict s", "ratio", "test %", "equal predictions %"):
