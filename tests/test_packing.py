@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.conftest import MINIMAL
-from tuning.packing import BETWEEN_SECONDS, Layout, Measured, layouts, segments, simulate
+from tuning.measure import Layout, Measured
+from tuning.packing import BETWEEN_SECONDS, layouts, segments, simulate
 from tuning.parameters import ResNetParameters, SVMParameters
 from tuning.study_file import validate
 

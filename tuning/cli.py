@@ -133,7 +133,9 @@ def plan(
     try:
         made = planning.make_plan(study, address)
         if probe:
-            made = planning.probed(study, made)
+            from tuning import packing
+
+            made = packing.probed(study, made)
     except (ValueError, RuntimeError) as error:
         _refuse(str(error))
     if as_json:

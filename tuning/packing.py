@@ -1,77 +1,126 @@
 """Packing: how many trials at once finish a study sooner, measured on this machine.
 
-Few trials with many threads each, or many with few? Each kind of trial is run for a few steps in
-as many processes at once as there would be slots, with that many threads each; what they reach
-together, and the memory they take, is put into a simulation of the study.
-
-    python -m tuning.packing REQUEST    one of these processes; REQUEST is JSON
+Few trials with many threads each, or many with few? Each kind of trial runs a few steps in as many
+processes at once as there would be slots (`tuning.measure`); what they reach together, and the
+memory they take, is put into a simulation of the study.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
-import json
-import os
 import random
-import resource
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import psutil
 
 from tuning.data import ImageData, load_dataset
-from tuning.resources import Allotment
+from tuning.measure import Layout, Measured, ProbeError, measure
+from tuning.plan import Packing, Plan, label
+from tuning.probe import gpu_names
+from tuning.resources import Request, request
+from tuning.searchers import count_trials, strategy
 from tuning.space import Config
-from tuning.study import Dataset, Study, svm_epochs
+from tuning.study import Study, svm_epochs
 
-#: Optimizer steps of each measured epoch, and images of each measured evaluation.
-STEPS, EVALUATED = 12, 1024
-#: Most images of a measured SVM fit, and the power of their number with which its time grows
-#: (scikit-learn-intelex 2026.2, between 10,000 and 49,000 images of FashionMNIST).
-SVM_IMAGES, SVM_POWER = 6000, 1.5
+#: The power of the number of images with which an SVM's time grows (scikit-learn-intelex 2026.2,
+#: between 10,000 and 49,000 images of FashionMNIST).
+SVM_POWER = 1.5
+#: Most trials of a study whose configurations are looked at one by one.
+PREVIEW = 200
 #: Seconds between two trials in one slot: the driver's turn, and the next trial's beginning.
 BETWEEN_SECONDS = 0.15
 #: Simulations of a study whose trials are stopped early, by random scores.
 SIMULATIONS = 100
 
 
-class ProbeError(RuntimeError):
-    """A measured process failed; the text is its last line."""
+def probed(study: Study, plan: Plan) -> Plan:
+    """Return a plan with what a few steps of each kind of trial on this machine tell.
 
-
-@dataclass(frozen=True)
-class Layout:
-    """One way to divide this machine among trials.
-
-    Attributes:
-        slots: trials at once.
-        cpu: CPUs of each.
-        gpu: GPUs of each.
+    Raises:
+        ProbeError: the study's own resources are too few for it.
+        DataError: the data cannot be had.
     """
+    configs, scale = _upcoming(study)
+    gpus = len(gpu_names())
+    wanted = request(study, configs[0], gpus_exist=gpus > 0)
+    own = Layout(plan.slots, wanted.cpu, wanted.gpu)
+    others = [x for x in layouts(psutil.cpu_count() or 1, gpus) if x != own]
+    packings, basis = [_packing(study, configs, scale, own)], list(_probe_basis(study, scale))
+    for layout in others:
+        try:
+            packings.append(_packing(study, configs, scale, layout))
+        except ProbeError as error:
+            basis.append(str(error))
+    fitting = [p for p in packings if not p.refused]
+    best = min(fitting, key=lambda p: p.seconds, default=None)
+    return replace(
+        plan,
+        seconds=packings[0].seconds,
+        basis=basis,
+        packings=tuple(packings),
+        recommended=best.resources if best else None,
+    )
 
-    slots: int
-    cpu: float
-    gpu: float
+
+def _upcoming(study: Study) -> tuple[list[Config], float]:
+    """Return the configurations that a study begins with, and how many trials each stands for."""
+    total = count_trials(study)
+    searcher = strategy(study)
+    asked = (searcher.ask(f"{n:05d}") for n in range(min(total, PREVIEW)))
+    configs = [config for config in asked if config is not None]
+    return configs, total / len(configs)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one trial reached beside the others of its layout.
+def _packing(study: Study, configs: list[Config], scale: float, layout: Layout) -> Packing:
+    groups: dict[str, list[Config]] = defaultdict(list)
+    for config in configs:
+        groups[label(config, Request(layout.cpu, layout.gpu))].append(config)
+    data = {name: load_dataset(name, study.dataset) for name in study.datasets()}
+    measured = {
+        kind: measure(members[0], study.dataset, layout) for kind, members in groups.items()
+    }
+    trials = [
+        segments(config, measured[kind], data[config["dataset"]])
+        for config in configs
+        for kind in [label(config, Request(layout.cpu, layout.gpu))]
+    ]
+    found = [scale * seconds for seconds in simulate(study, trials, layout.slots)]
+    most = layout.slots * max(m.memory_bytes for m in measured.values())
+    room = psutil.virtual_memory().total
+    kinds = [
+        {
+            "label": kind,
+            "images_per_second": m.images_per_second,
+            "images_per_second_of_all": m.images_per_second * layout.slots,
+            "memory_bytes": m.memory_bytes,
+        }
+        for kind, m in measured.items()
+    ]
+    return Packing(
+        {"cpu": layout.cpu} | ({"gpu": layout.gpu} if layout.gpu else {}),
+        layout.slots,
+        kinds,
+        statistics.median(found),
+        found[len(found) // 10],
+        found[-1 - len(found) // 10],
+        "" if layout.gpu or most < room else f"needs {most / 2**30:.0f} GiB of {room / 2**30:.0f}",
+    )
 
-    Attributes:
-        images_per_second: training; for an SVM of the fit on `images` images.
-        evaluated_per_second: images in validation and testing.
-        images: trained on per measured epoch or fit.
-        memory_bytes: peak resident memory of the process, or of the GPU where it has one.
-    """
 
-    images_per_second: float
-    evaluated_per_second: float
-    images: int
-    memory_bytes: int
+def _probe_basis(study: Study, scale: float) -> Iterator[str]:
+    yield "a few steps of each kind of trial, measured on this machine just now in all slots"
+    yield "seconds count from the first trial's start, when Ray is up"
+    if scale != 1:
+        yield f"the first {PREVIEW} trials stand for the others"
+    if study.search.algorithm == "optuna":
+        yield "what the search learns changes which configurations come; that is not foreseen"
+    if study.scheduler.type == "asha":
+        yield "ASHA's stops are simulated with random scores"
+    elif study.scheduler.type != "fifo":
+        yield f"{study.scheduler.type} stops trials early, which is not counted"
 
 
 def layouts(cpus: int, gpus: int) -> list[Layout]:
@@ -84,53 +133,6 @@ def layouts(cpus: int, gpus: int) -> list[Layout]:
             if n * gpus <= cpus
         ]
     return [Layout(n, cpus // n, 0) for n in counts if n <= cpus]
-
-
-def measure(config: Config, dataset: Dataset, layout: Layout) -> Measured:
-    """Run a few steps of a trial in each slot, all at once; return the medians.
-
-    Raises:
-        ProbeError: a process failed, for want of memory say.
-    """
-    processes = []
-    for slot in range(layout.slots):
-        request = {"config": config, "dataset": dataset.model_dump(),
-                   "cpus": layout.cpu, "gpus": layout.gpu}  # fmt: skip
-        environment = dict(os.environ)
-        if layout.gpu:
-            environment["CUDA_VISIBLE_DEVICES"] = str(int(slot * layout.gpu))
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tuning.packing", json.dumps(request)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                env=environment,
-            )
-        )  # fmt: skip
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    answers = []
-    for process in processes:
-        assert process.stdin is not None
-        try:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            continue
-    for process in processes:
-        output, errors = process.communicate()
-        if process.returncode:
-            lines = errors.strip().splitlines() or [f"exit code {process.returncode}"]
-            for other in processes:
-                other.kill()
-            raise ProbeError(f"the probe of {layout.slots} trials at once failed: {lines[-1]}")
-        answers.append(Measured(**json.loads(output)))
-    return Measured(
-        statistics.median(a.images_per_second for a in answers),
-        statistics.median(a.evaluated_per_second for a in answers),
-        answers[0].images,
-        max(a.memory_bytes for a in answers),
-    )
 
 
 def segments(config: Config, measured: Measured, data: ImageData) -> list[tuple[int, float]]:
@@ -213,62 +215,3 @@ def _run(
             first = BETWEEN_SECONDS + trials[following][0][1]
             heapq.heappush(events, (now + first, slot, following, 1))
     return end
-
-
-def _measure_here(config: Config, dataset: Dataset, allotment: Allotment) -> Measured:
-    """Measure one trial in this process, once the others are ready too."""
-    from tuning.parameters import parameters_of
-    from tuning.trial import NOT_PARAMETERS, trainable_class
-
-    allotment.apply()
-    data = load_dataset(config["dataset"], dataset)
-    svm = config["trainable"] == "svm"
-    available = min(config["train_size"] or len(data.train), len(data.train))
-    images = min(available, SVM_IMAGES if svm else STEPS * config["batch_size"])
-    small = dataclasses.replace(
-        data, train=data.train[:images], val=data.val[:EVALUATED], test=data.test[:EVALUATED]
-    )
-    values = {k: v for k, v in config.items() if k not in NOT_PARAMETERS}
-    values |= {"train_size": None} | ({"rungs": 1} if svm else {"epochs": 3})
-    parameters = parameters_of(config["trainable"]).model_validate(values)
-    build = trainable_class(config["trainable"])
-
-    training = build(parameters, small, 0, allotment)
-    training.step()  # libraries are loaded, and choose their ways, in the first step
-    if svm:
-        training = build(parameters, small, 0, allotment)
-    before = training.train_seconds
-    _say("ready")
-    sys.stdin.readline()
-    started = time.perf_counter()
-    report = training.step()
-    wall = time.perf_counter() - started
-    train = report["train_seconds"] - before
-    evaluated = len(small.val) + (len(small.test) if svm else 0)
-    return Measured(images / train, evaluated / (wall - train), images, _peak_bytes(allotment))
-
-
-def _peak_bytes(allotment: Allotment) -> int:
-    import torch
-
-    if allotment.gpus and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_reserved())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def main(request: str) -> None:
-    """Measure what the request asks, and print it as JSON."""
-    asked = json.loads(request)
-    measured = _measure_here(
-        asked["config"], Dataset(**asked["dataset"]), Allotment(asked["cpus"], asked["gpus"])
-    )
-    _say(json.dumps(dataclasses.asdict(measured)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

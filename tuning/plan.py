@@ -6,24 +6,22 @@ that of an SVM from times measured once; both are estimates, and the plan says w
 
 from __future__ import annotations
 
-import statistics
 import string
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tuning import cluster, packing
-from tuning.data import load_dataset
+from tuning import cluster
 from tuning.parameters import PARAMETERS
 from tuning.probe import gpu_names
 from tuning.resources import Host, Request, ResourceError, count_slots, request
-from tuning.searchers import count_trials, preview_configs, strategy
+from tuning.searchers import count_trials, preview_configs
 from tuning.space import Config
 from tuning.study import Study
 
@@ -41,8 +39,6 @@ SVM_SECONDS = {"intelex": (5.6, 1.51), "sklearn": (12.7, 2.06)}
 PROCESS_BYTES = 700 << 20
 ALL_IMAGES = 49_000
 PIXELS = 784
-#: Most trials of a study whose configurations a probe looks at one by one.
-PREVIEW = 200
 _LETTERS = [*string.ascii_lowercase, *(f"k{n}" for n in range(1, 1000))]
 
 
@@ -146,14 +142,14 @@ def make_plan(study: Study, address: str | None) -> Plan:
     groups: dict[tuple[str, Request], list[Config]] = defaultdict(list)
     for config in configs:
         wanted = request(study, config, gpus_exist=gpus_exist)
-        groups[_label(config, wanted), wanted].append(config)
+        groups[label(config, wanted), wanted].append(config)
     slots = count_slots((wanted for _, wanted in groups), hosts)
     kinds = []
-    for (label, wanted), members in groups.items():
+    for (name, wanted), members in groups.items():
         longest = max(members, key=lambda c: (c.get("epochs", 1), _images(c)))
         kinds.append(
             Kind(
-                label,
+                name,
                 round(total * len(members) / len(configs)),
                 wanted.cpu,
                 wanted.gpu,
@@ -172,89 +168,6 @@ def make_plan(study: Study, address: str | None) -> Plan:
         sum(kind.seconds * kind.trials / kind.slots for kind in kinds),
         list(_basis(study, kinds)),
     )
-
-
-def probed(study: Study, plan: Plan) -> Plan:
-    """Return a plan with what a few steps of each kind of trial on this machine tell.
-
-    Raises:
-        ProbeError: a measured process failed.
-        DataError: the data cannot be had.
-    """
-    configs, scale = _upcoming(study)
-    gpus = len(gpu_names())
-    wanted = request(study, configs[0], gpus_exist=gpus > 0)
-    own = packing.Layout(plan.slots, wanted.cpu, wanted.gpu)
-    others = [x for x in packing.layouts(psutil.cpu_count() or 1, gpus) if x != own]
-    packings = tuple(_packing(study, configs, scale, layout) for layout in (own, *others))
-    fitting = [p for p in packings if not p.refused]
-    best = min(fitting, key=lambda p: p.seconds, default=None)
-    return replace(
-        plan,
-        seconds=packings[0].seconds,
-        basis=list(_probe_basis(study, scale)),
-        packings=packings,
-        recommended=best.resources if best else None,
-    )
-
-
-def _upcoming(study: Study) -> tuple[list[Config], float]:
-    """Return the configurations that a study begins with, and how many trials each stands for."""
-    total = count_trials(study)
-    searcher = strategy(study)
-    asked = (searcher.ask(f"{n:05d}") for n in range(min(total, PREVIEW)))
-    configs = [config for config in asked if config is not None]
-    return configs, total / len(configs)
-
-
-def _packing(study: Study, configs: list[Config], scale: float, layout: packing.Layout) -> Packing:
-    groups: dict[str, list[Config]] = defaultdict(list)
-    for config in configs:
-        groups[_label(config, Request(layout.cpu, layout.gpu))].append(config)
-    data = {name: load_dataset(name, study.dataset) for name in study.datasets()}
-    measured = {
-        label: packing.measure(members[0], study.dataset, layout)
-        for label, members in groups.items()
-    }
-    trials = [
-        packing.segments(config, measured[label], data[config["dataset"]])
-        for config in configs
-        for label in [_label(config, Request(layout.cpu, layout.gpu))]
-    ]
-    found = [scale * seconds for seconds in packing.simulate(study, trials, layout.slots)]
-    most = layout.slots * max(m.memory_bytes for m in measured.values())
-    room = psutil.virtual_memory().total
-    kinds = [
-        {
-            "label": label,
-            "images_per_second": m.images_per_second,
-            "images_per_second_of_all": m.images_per_second * layout.slots,
-            "memory_bytes": m.memory_bytes,
-        }
-        for label, m in measured.items()
-    ]
-    return Packing(
-        {"cpu": layout.cpu} | ({"gpu": layout.gpu} if layout.gpu else {}),
-        layout.slots,
-        kinds,
-        statistics.median(found),
-        found[len(found) // 10],
-        found[-1 - len(found) // 10],
-        "" if most < room else f"needs {most / 2**30:.0f} GiB of {room / 2**30:.0f}",
-    )
-
-
-def _probe_basis(study: Study, scale: float) -> Iterator[str]:
-    yield "a few steps of each kind of trial, measured on this machine just now in all slots"
-    yield "seconds count from the first trial's start, when Ray is up"
-    if scale != 1:
-        yield f"the first {PREVIEW} trials stand for the others"
-    if study.search.algorithm == "optuna":
-        yield "what the search learns changes which configurations come; that is not foreseen"
-    if study.scheduler.type == "asha":
-        yield "ASHA's stops are simulated with random scores"
-    elif study.scheduler.type != "fifo":
-        yield f"{study.scheduler.type} stops trials early, which is not counted"
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -338,7 +251,8 @@ def _host_dict(host: Host, kinds: list[Kind]) -> dict[str, Any]:
     return {"name": host.name, "cpus": host.cpus, "gpus": host.gpus, "fits": fits}
 
 
-def _label(config: Config, wanted: Request) -> str:
+def label(config: Config, wanted: Request) -> str:
+    """Return the kind of a trial: trainable, sizes and device."""
     device = "GPU" if wanted.gpu else "CPU"
     if config["trainable"] == "svm":
         return f"svm {config['kernel']}, {_images(config)} images, {device}"
