@@ -79,7 +79,10 @@ class Recorder(Callback):
         self.folder = folder
         self.record = record
         self.trials = trials
-        self.metric = study.search.metric
+        self.study = study
+        self._best: TrialRecord | None = None
+        for trial in trials.values():
+            self._best = self._better(trial)
         self.limits = study.limits
         self._writers: dict[str, EventFile] = {}
         self._table_written = 0.0
@@ -143,9 +146,26 @@ class Recorder(Callback):
         writer = self._writers.pop(known.trial, None) or self._writer(known)
         _write_hparams(writer, known)
         writer.close()
-        # A finished trial is never resumed; its weights would only fill the disk.
-        checkpoint.remove_all(self.folder / "trials" / known.trial)
+        self._remove_checkpoints(known)
         self.write_table_if_due()
+
+    def _remove_checkpoints(self, ended: TrialRecord) -> None:
+        """Remove what a finished trial, which is never resumed, would only fill the disk with."""
+        before, self._best = self._best, self._better(ended)
+        keep = self.study.keep_checkpoints
+        for trial in (before, ended):
+            if trial and keep != "all" and not (keep == "best" and trial is self._best):
+                checkpoint.remove_all(self.folder / "trials" / trial.trial)
+
+    def _better(self, trial: TrialRecord) -> TrialRecord | None:
+        """Return the best completed trial so far or this one; the first of equal ones."""
+        search, best = self.study.search, self._best
+        value = trial.best_value(search.metric, search.mode)
+        if trial.status != "completed" or value is None:
+            return best
+        held = best.best_value(search.metric, search.mode) if best else None
+        better = held is None or (value > held if search.mode == "max" else value < held)
+        return trial if better else best
 
     def _event(self, event: str, trial: Trial, **values: Any) -> None:
         values = {"time": time.time(), "trial": _name(trial)} | values

@@ -86,7 +86,6 @@ def run(study: Study, storage: Path, address: str | None, console: Console) -> O
         folder = _new_folder(study, storage)
         with _locked(folder):
             write_atomically(folder / STUDY, dump(study).encode())
-            write_json(folder / ENVIRONMENT, _describe(data))
             console.print(f"study folder: {folder}", highlight=False, soft_wrap=True)
             return _fit(study, folder, data, slots, Record(folder), console)
 
@@ -135,8 +134,6 @@ def resume(
             for note in record.notes:
                 console.print(note, highlight=False, soft_wrap=True)
             write_atomically(folder / STUDY, dump(study).encode())
-            if not (folder / ENVIRONMENT).is_file():
-                write_json(folder / ENVIRONMENT, _describe(data))
             if retry_failed:
                 _retry_failed(folder, record)
             return _fit(study, folder, data, slots, record, console, allow_changed=allow_changed)
@@ -255,6 +252,9 @@ def _fit(
     try:
         if len(finished) < total:
             _warm_up(study, slots)
+            if not (folder / ENVIRONMENT).is_file():
+                # Now that a process has torch, and nothing else disturbs the measurement.
+                write_json(folder / ENVIRONMENT, _describe(data))
             tuner = _tuner(study, folder, data, slots, session, total - len(finished), searcher,
                            scheduler, [recorder, guard, progress])  # fmt: skip
             with watch, want_of_memory_ends_trials():
@@ -352,6 +352,7 @@ def _warm_up(study: Study, slots: int) -> None:
 
 
 def _import_trainables() -> None:
+    importlib.import_module("tuning.trial")
     importlib.import_module("tuning.resnet")
     importlib.import_module("tuning.svm")
 

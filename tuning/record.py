@@ -120,6 +120,13 @@ class TrialRecord:
     def finished(self) -> bool:
         return self.status in ("completed", "stopped", "failed")
 
+    def best_value(self, metric: str, mode: str) -> float | None:
+        """Return the metric at its best epoch; None for a failed trial, or one without it."""
+        values: list[float] = [r[metric] for r in self.reports if metric in r]
+        if self.status == "failed" or not values:
+            return None
+        return max(values) if mode == "max" else min(values)
+
     def best_report(self) -> dict[str, Any]:
         """Return the report with the highest validation accuracy, the earliest of equal ones."""
         scored = [r for r in self.reports if r.get("val_accuracy") is not None]

@@ -229,12 +229,7 @@ def _optuna_study(study: Study, sampler: optuna.samplers.BaseSampler) -> optuna.
 
 def metric_value(study: Study, trial: TrialRecord) -> float | None:
     """Return a trial's metric at its best epoch; None for a failed trial."""
-    values: list[float] = [
-        r[study.search.metric] for r in trial.reports if study.search.metric in r
-    ]
-    if trial.status == "failed" or not values:
-        return None
-    return max(values) if study.search.mode == "max" else min(values)
+    return trial.best_value(study.search.metric, study.search.mode)
 
 
 def known_results(study: Study) -> list[dict[str, Any]]:

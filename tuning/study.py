@@ -236,6 +236,11 @@ class Study(Section):
         description="how often a trial that lost its process or raised an error goes on from its "
         "last checkpoint (a non-finite loss is not retried)",
     )
+    keep_checkpoints: Literal["best", "all", "none"] = Field(
+        "best",
+        description="whose last checkpoints stay when their trials have ended: the best completed "
+        "trial's, all trials', or nobody's",
+    )
     reuse_actors: bool = Field(
         True, description="run one trial after another in the same process, which starts faster"
     )

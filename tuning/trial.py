@@ -111,6 +111,8 @@ class StudyTrial(tune.Trainable):
         self.limits = limits
         self.study_folder = Path(folder)
         self.data = data
+        # What is imported by now stays; collecting it after every trial would take 0.1 s each.
+        gc.freeze()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
