@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.columns import empty, write
-from analysis.front import Coverage, coverage_of
+from analysis.front import Coverage, called_best, coverage_of
 from analysis.load import Results
 from analysis.pareto import Objective, comparable, losses, measured, non_dominated, objectives
 from analysis.predictions import Predictions, read_predictions
@@ -198,7 +198,7 @@ def pareto_front(results: Results, trials: pd.DataFrame) -> Front | None:
     if rows.empty:
         return None
     settings = varied(rows, results.hyperparameters)
-    chosen = set(choose(rows)["trial_id"])
+    chosen = called_best(trials[trials["study"].eq(study.name)])
     if "feasible" not in rows:
         rows = rows.assign(feasible=True)
     flags = zip(rows["pareto"].eq(True), ~rows["feasible"].eq(False), strict=True)

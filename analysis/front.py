@@ -25,17 +25,14 @@ class Coverage(NamedTuple):
 
 
 def front(results: Results) -> Table:
-    """Return table F: the trials that no other one beats, the best by the first objective on top.
-
-    `best` marks the one that is called best: the first objective decides, of equal values the next.
-    """
+    """Return table F: the trials that no other one beats, by the first objective."""
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for study, dataset, trials, goals in _several(results):
         settings = ["label", *varied(trials, study.hyperparameters)]
         mine = trials[trials["pareto"].eq(True)]
         order = np.lexsort(losses(mine, goals).T[::-1])
-        best = set(choose(comparable(trials, goals))["trial_id"])
+        best = called_best(trials)
         for _, trial in mine.iloc[order].iterrows():
             rows.append(
                 {
@@ -48,10 +45,18 @@ def front(results: Results) -> Table:
                 }
             )
         notes += _notes(f"{study.name}, {dataset}", study, trials, goals)
-    frame = pd.DataFrame(rows)
-    if len(frame) and frame["study"].nunique() == 1:
-        frame = frame.drop(columns="study")
-    return Table("front", "F. Pareto front", frame, tuple(notes))
+    return Table("front", "F. Pareto front", _one_study(pd.DataFrame(rows)), tuple(notes))
+
+
+def called_best(trials: pd.DataFrame) -> set[str]:
+    """Return the ids of the search's trials that are called best: one, or more if equal.
+
+    The first objective decides, of equal values the next; where finalists ran again, their mean.
+    """
+    best = choose(trials)
+    if "finalist_of" not in best:
+        return set(best["trial_id"])
+    return set(best["finalist_of"].fillna(best["trial_id"]))
 
 
 def covered(results: Results) -> Table:
@@ -75,9 +80,8 @@ def covered(results: Results) -> Table:
         "Share of the box between the best and the worst value of each objective (over the trials "
         "that completed within all bounds) that the trials so far cover."
     )
-    return Table(
-        "hypervolume", "Hypervolume over time", pd.DataFrame(rows), (note,) if rows else ()
-    )
+    frame = _one_study(pd.DataFrame(rows))
+    return Table("hypervolume", "Hypervolume over time", frame, (note,) if rows else ())
 
 
 def coverage_of(trials: pd.DataFrame, goals: tuple[Objective, ...]) -> Coverage:
@@ -112,9 +116,7 @@ def finalists(results: Results) -> Table:
                 continue
             rows += [{"study": study.name, "dataset": dataset, **row} for row in ranked]
             notes += _finalist_notes(study, ranked)
-    frame = pd.DataFrame(rows)
-    if len(frame) and frame["study"].nunique() == 1:
-        frame = frame.drop(columns="study")
+    frame = _one_study(pd.DataFrame(rows))
     return Table("finalists", "G. Finalists", frame, tuple(dict.fromkeys(notes)))
 
 
@@ -200,9 +202,12 @@ def _notes(
             f"Hypervolume {share[-1]:.1f} % of the box from {_point(worst)} (the worst of each) "
             f"to {_point(best)} (the best of each)."
         )
+    called = ", ".join(sorted(called_best(trials))) or "none"
+    final = "finalist_of" in trials and trials["finalist_of"].notna().any()
     yield (
-        f"Rule for the best: {_name(goals[0].metric)} decides, of equal values "
-        f"{', then '.join(_name(g.metric) for g in goals[1:])}."
+        f"Called best: {called}. Rule: {_name(goals[0].metric)} decides, of equal values "
+        f"{', then '.join(_name(g.metric) for g in goals[1:])}"
+        f"{'; among the finalists, the mean of their new runs' if final else ''}."
     )
     if constraints(study.description):
         outside = trials[trials["feasible"].eq(False)]["trial_id"].tolist()
@@ -231,6 +236,12 @@ def _point(values: dict[str, float]) -> str:
 
 def _name(metric: str) -> str:
     return heading(metric)
+
+
+def _one_study(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the study's name where there is one only."""
+    alone = len(frame) and frame["study"].nunique() == 1
+    return frame.drop(columns="study") if alone else frame
 
 
 def _in_time(trials: pd.DataFrame) -> pd.DataFrame:

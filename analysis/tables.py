@@ -44,7 +44,7 @@ IDENTITY = (
     "answered_from",
 )
 #: Shown beside the status in tables of trials that have them.
-MARKS = ("feasible", "pareto", "finalist_of", "answered_from")
+MARKS = ("finalist_of", "answered_from")
 _DEVICE_GFLOPS_NOTE = (
     "Achieved GFLOP/s = 3 x the forward pass's GFLOPs x images/s (a backward pass costs two "
     "forward ones); the share is of the host's measured matrix-product peak with all its CPUs."
@@ -282,6 +282,8 @@ def _where(rows: pd.DataFrame) -> list[str]:
 def _status(rows: pd.DataFrame) -> list[str]:
     """Return the status' column where not all completed, and the marks that some trial has."""
     marks = [mark for mark in MARKS if mark in rows and rows[mark].notna().any()]
+    if "feasible" in rows and rows["feasible"].eq(False).any():
+        marks.insert(0, "feasible")
     return (["status"] if rows["status"].ne("completed").any() else []) + marks
 
 

@@ -108,7 +108,7 @@ def assert_journal_is(folder, trials):
         assert told.state.name == "COMPLETE"
         assert told.values == [best, last["cost"]]
         assert told.params == {key: trial.config[key] for key in ("lr", "kind")}
-        assert told.constraints == {"cost max": last["cost"] - 23}
+        assert told.constraints == {"0": last["cost"] - 23}
     assert {t.number for t in study.best_trials} <= {
         n for n, t in enumerate(trials.values()) if t.reports[-1]["cost"] <= 23
     }

@@ -24,6 +24,8 @@ from tuning.space import Config
 from tuning.study import Study
 
 JOURNAL = "optuna_journal.log"
+#: A list, as optuna-dashboard shows it; Optuna itself reads that as well as constraints by name.
+CONSTRAINTS = "constraints"
 #: How Optuna calls the ends of trials; a stopped one is compared by what it reached.
 STATES = {
     "completed": TrialState.COMPLETE,
@@ -98,9 +100,9 @@ class Journal:
 
     def _end(self, number: int, trial: TrialRecord) -> None:
         values = trial.objective_values(self.study.search.directions())
-        for key, excess in trial.violations(self.study.search.bounds()).items():
-            if excess is not None:
-                self._storage.set_trial_system_attr(number, f"constraints:{key}", excess)
+        excesses = trial.violations(self.study.search.bounds()).values()
+        if excesses and None not in excesses:
+            self._storage.set_trial_system_attr(number, CONSTRAINTS, list(excesses))
         last = trial.reports[-1] if trial.reports else {}
         notes = {"answered_from": trial.answered_from, "error": trial.error}
         for key, value in (last | {k: v for k, v in notes.items() if v}).items():
@@ -123,7 +125,7 @@ class Journal:
             TrialState.COMPLETE,
             {"source": result["source"]},
             values=value if isinstance(value, list) else [value],
-            constraints=result.get("violations"),
+            system_attrs={CONSTRAINTS: list(result.get("violations", {}).values())},
         )
         self._storage.create_new_trial(self._id, template)
 
