@@ -78,14 +78,18 @@ def test_several_objectives_with_finalists_and_answers_survive_a_resume(tmp_path
     command = [sys.executable, "-m", "tests.search_driver", address, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    first, second, resumed = map(Path, done.stdout.splitlines()[-3:])
-    assert outcome(second) == outcome(first) == outcome(resumed)
+    first, second, resumed, in_finals = map(Path, done.stdout.splitlines()[-4:])
+    assert outcome(second) == outcome(first) == outcome(resumed) == outcome(in_finals)
     trials = read_trials(first)
     finals = [trial for trial in trials.values() if trial.finalist_of]
     assert len(trials) == 14 + 2 * 2
     assert {trial.config["lr"] for trial in trials.values()} >= {1e-2, 1e-3}
     assert [(t.config["lr"], t.config["seed"]) for t in finals[:2]] == [(1e-3, 4), (1e-3, 5)]
     assert all(trial.feasible(search["constraints"]) for trial in finals)
+    cut = (in_finals / "record.copy.jsonl").read_text().split('"event":"session"')
+    assert "finalist_of" in cut[1], "the cut came before the finalists"
+    for row in table(first):
+        assert bool(row["test_accuracy"]) == bool(row["finalist_of"])
     answered = [trial for trial in trials.values() if trial.answered_from]
     assert answered
     for trial in answered:
