@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -9,6 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tests.conftest import MINIMAL, ROOT
+from tuning.changes import changes
+from tuning.experiment import _with_defaults
 from tuning.journal import JOURNAL, Journal
 from tuning.record import Record, read_events, read_trials
 from tuning.searchers import StudySearcher, strategy
@@ -293,3 +297,12 @@ def test_the_first_objective_may_rule_a_scheduler_where_no_cost_is_cut_short():
            "space": {"lr": {"loguniform": [0.001, 1]}}}  # fmt: skip
     several = objectives(("score", "max"), ("cost", "min"))
     assert list(study_of({"objectives": several}, **own).search.directions()) == ["score", "cost"]
+
+
+def test_a_study_from_before_these_keys_has_not_changed():
+    now = {"study": study_of({}).model_dump(mode="json", by_alias=True)}
+    before = json.loads(json.dumps(now))
+    del before["study"]["finalists"], before["study"]["search"]["objectives"]
+    assert changes(_with_defaults(before), now) == []
+    before["study"]["search"]["seed"] = 4
+    assert changes(_with_defaults(before), now) == ["study.search.seed: was 4, is 3"]

@@ -192,12 +192,21 @@ def _identity(study: Study, data: dict[str, ImageData]) -> dict[str, Any]:
 
 
 def _refuse_changes(folder: Path, last: Event, identity: dict[str, Any]) -> None:
-    found = changes(last, identity)
+    found = changes(_with_defaults(last), identity)
     if found:
         raise ResumeError(
             "\n".join(f"{folder}: {line}" for line in found)
             + "\nput it back as it was, or go on with --allow-changed"
         )
+
+
+def _with_defaults(last: Event) -> Event:
+    """Return a session with the keys that its study did not know then, at their defaults."""
+    try:
+        study = validate(last.get("study", {}), RECORD)
+    except StudyError:
+        return last
+    return last | {"study": study.model_dump(mode="json", by_alias=True)}
 
 
 def _retry_failed(folder: Path, record: Record) -> None:
