@@ -232,7 +232,8 @@ def _fit(
     scheduler = schedulers.build_scheduler(study)
     searcher = StudySearcher(study, record, events, allow_changed=allow_changed)
     searched = {trial.trial for trial in searcher.searched() if not trial.answered_from}
-    schedulers.replay(scheduler, (e for e in events if e.get("trial") in searched))
+    of_search = (e for e in events if "trial" not in e or e["trial"] in searched)
+    schedulers.replay(scheduler, of_search)
     session = 1 + sum(event["event"] == "session" for event in events)
     record.append(
         "session",
