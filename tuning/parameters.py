@@ -46,6 +46,9 @@ class ResNetParameters(Parameters):
     augmentation: Literal["none", "flip"] = Field(
         "none", description="random horizontal flips of training images (never for digits)"
     )
+    shift: Annotated[int, Field(ge=0, le=8)] = Field(
+        0, description="random shifts of training images by up to this many of their own pixels"
+    )
     precision: Literal["fp32", "amp", "bf16"] = Field(
         "amp",
         description="amp: fp16 with gradient scaling on CUDA, bf16 on a CPU that has it in "

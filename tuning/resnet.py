@@ -16,6 +16,7 @@ from tuning.parameters import ResNetParameters
 from tuning.resources import Allotment
 from tuning.training import (
     EVALUATION_BATCH,
+    Augmentation,
     Batches,
     LoadedBatches,
     Preparation,
@@ -49,6 +50,8 @@ class ResNetTraining:
         self.network = build_resnet(p.model, p.stem, data.classes).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         self.batches = self._training_batches()
+        flip = p.augmentation == "flip"
+        self.augment = Augmentation(flip, p.shift, self.generator) if flip or p.shift else None
         self.optimizer = _build_optimizer(p, self.network)
         self.schedule = self._build_schedule()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.scaling)
@@ -90,7 +93,7 @@ class ResNetTraining:
             self.precision,
             device=self.device,
             label_smoothing=p.label_smoothing,
-            flips=self.generator if p.augmentation == "flip" else None,
+            augment=self.augment,
             first_step=self.epoch * len(self.batches),
         )
         self.epoch += 1
@@ -196,7 +199,9 @@ class ResNetTraining:
         if self.parameters.schedule == "constant":
             return None
         steps = len(self.batches) * self.parameters.epochs
-        return OneCycleLR(self.optimizer, self.parameters.lr, total_steps=steps + 1)
+        return OneCycleLR(
+            self.optimizer, self.parameters.lr, total_steps=steps + 1, cycle_momentum=False
+        )
 
 
 def _build_optimizer(p: ResNetParameters, network: nn.Module) -> torch.optim.Optimizer:

@@ -104,6 +104,39 @@ class Preparation:
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a batch of uint8 images, `[N, H, W]` or `[N, H, W, C]`.
+
+    Attributes:
+        flip: whether each image is mirrored with probability one half.
+        shift: largest shift in pixels, down and to the right; black moves in.
+        generator: source of the random numbers.
+    """
+
+    flip: bool
+    shift: int
+    generator: torch.Generator
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return new images of the same shape."""
+        if self.flip:
+            chosen = torch.rand(len(images), generator=self.generator) < 0.5
+            chosen = chosen.to(images.device).view(-1, *[1] * (images.dim() - 1))
+            images = torch.where(chosen, images.flip(2), images)
+        return self._shifted(images) if self.shift else images
+
+    def _shifted(self, images: Tensor) -> Tensor:
+        count, height, width = images.shape[:3]
+        way = torch.randint(2 * self.shift + 1, (2, count, 1), generator=self.generator)
+        way = way.to(images.device)
+        sides = [0, 0] * (images.dim() - 3) + [self.shift] * 4
+        rows = way[0] + torch.arange(height, device=images.device)
+        columns = way[1] + torch.arange(width, device=images.device)
+        each = torch.arange(count, device=images.device).view(-1, 1, 1)
+        return F.pad(images, sides)[each, rows.unsqueeze(2), columns.unsqueeze(1)]
+
+
 class Batches(Protocol):
     """Batches of a split: uint8 images and int64 labels, on the device, anew at each iteration."""
 
@@ -217,7 +250,7 @@ def train_epoch(
     *,
     device: torch.device,
     label_smoothing: float = 0.0,
-    flips: torch.Generator | None = None,
+    augment: Augmentation | None = None,
     first_step: int = 0,
 ) -> Epoch:
     """Train for one pass over the batches.
@@ -232,7 +265,7 @@ def train_epoch(
         precision: of the forward and backward pass.
         device: of the network.
         label_smoothing: of the cross-entropy.
-        flips: source of random horizontal flips, or None for none.
+        augment: what is done to the images of each batch, or None for nothing.
         first_step: number of optimizer steps before this epoch, to name a failing one.
 
     Returns:
@@ -247,8 +280,8 @@ def train_epoch(
     _synchronize(device)
     started = time.perf_counter()
     for step, (images, labels) in enumerate(batches):
-        if flips is not None:
-            images = _flip(images, flips)
+        if augment is not None:
+            images = augment(images)
         with precision.autocast(device):
             logits = network(preparation(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
@@ -265,13 +298,6 @@ def train_epoch(
     _check_finite(losses, first_step)
     _synchronize(device)
     return Epoch(float(losses.mean()), time.perf_counter() - started, seen)
-
-
-def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image with probability one half; `[N, H, W]` or `[N, H, W, C]`."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    chosen = chosen.to(images.device).view(-1, *[1] * (images.dim() - 1))
-    return torch.where(chosen, images.flip(2), images)
 
 
 def _check_finite(losses: Tensor, first_step: int) -> None:
