@@ -248,11 +248,16 @@ class Progress(Callback):
         self.slots = slots
         self.started = time.time()
         self.finished_before = sum(t.finished for t in trials.values())
+        search = study.search
+        self._measured = dict.fromkeys(
+            [*search.directions(), *(constraint.metric for constraint in search.constraints)]
+        )
         self._live: Live | None = None
         self._refreshed = 0.0
 
     def setup(self, **_: Any) -> None:
-        if self.console.is_terminal:
+        # The finalists' runs follow the search's in the same table.
+        if self.console.is_terminal and self._live is None:
             self._live = Live(self.table(), console=self.console, auto_refresh=False)
             self._live.start()
 
@@ -315,6 +320,10 @@ class Progress(Callback):
             f"{metric} {_number(known.best_report().get(metric))}"
             f", {_number(row['total_seconds'])} s"
         )
+        others = [m for m in self._measured if m not in (metric, "total_seconds")]
+        text += "".join(f", {m} {_number(row.get(m))}" for m in others)
+        text += "; beyond a bound" if known.feasible(self.study.search.bounds()) is False else ""
+        text += f"; finalist {known.finalist_of}" if known.finalist_of else ""
         text += f"; {known.error}" if known.error else ""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -324,7 +333,9 @@ class Progress(Callback):
             (report[metric], trial)
             for trial in list(self.trials.values())
             for report in trial.reports
-            if metric in report and trial.status != "failed"
+            if metric in report
+            and trial.status != "failed"
+            and trial.feasible(self.study.search.bounds()) is not False
         ]
         if not found:
             return "no result yet"

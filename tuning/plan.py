@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuning import cluster
+from tuning.finalists import count_runs
 from tuning.parameters import PARAMETERS
 from tuning.probe import gpu_names
 from tuning.resources import Host, Request, ResourceError, count_slots, request
@@ -139,7 +140,7 @@ def make_plan(study: Study, address: str | None) -> Plan:
         )
     hosts = _hosts(address)
     gpus_exist = any(host.gpus for host in hosts)
-    total = count_trials(study)
+    total = count_trials(study) + count_runs(study)
     configs = list(preview_configs(study))
     groups: dict[tuple[str, Request], list[Config]] = defaultdict(list)
     for config in configs:
@@ -363,6 +364,8 @@ def _basis(study: Study, kinds: list[Kind]) -> Iterator[str]:
     if any(k.workers > 1 for k in kinds):
         yield "several workers: as if each more took its share of the time and talk cost none"
     yield f"train_size left out is taken for {ALL_IMAGES} images"
+    if study.finalists:
+        yield f"{count_runs(study)} of the trials are runs of finalists, taken for like the others"
     if study.search.algorithm != "grid":
         yield "the shares of the kinds are those of random draws; the search may differ"
     if study.scheduler.type != "fifo":
