@@ -132,6 +132,50 @@ def test_all_mistakes_are_reported_together():
     ]  # fmt: skip
 
 
+def test_mistakes_of_form_do_not_hide_those_of_meaning():
+    """Unknown keys and wrong types beside wrong parameters and what does not fit together."""
+    text = """
+    name: all at once
+    dataset: {name: digits, split: [0.7, 0.2, 0.2]}
+    space:
+      trainable:
+        branch:
+          resnet:
+            lr: {loguniform: [0.1, 0.001]}
+            model: resnet19
+            device: cuda
+            augmentation: flip
+            epochs: 1
+          svm: {kernel: rfb}
+    search: {algorithm: optuna, trails: 8}
+    scheduler: {type: asha}
+    resources: {gpu: 0, cpu: one}
+    """
+    with pytest.raises(StudyError) as refused:
+        validate(yaml.safe_load(text), "f.yaml")
+    assert [line.split(": ")[1] for line in refused.value.lines] == [
+        "name", "space.trainable.branch.resnet.lr.loguniform", "search.trails", "resources.cpu",
+        "dataset.split", "space.model", "space.kernel",
+        "scheduler.type", "space.augmentation", "resources.gpu",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": {"algorithm": "optua", "trials": 4}},
+        {"search": {"algorithm": "random", "trails": 4}},
+        {"trainable": "resnt", "fixed": {"epochs": 2}},
+        {"scheduler": {"type": "asha"}, "fixed": {"epochs": 0}},
+        {"space": {"lr": {"loguniform": [0, 1]}}, "search": {"algorithm": "random", "trials": 2}},
+    ],
+)
+def test_one_mistake_is_one_line(changes):
+    with pytest.raises(StudyError) as refused:
+        validate(MINIMAL | {"space": {}} | changes, "f.yaml")
+    assert len(refused.value.lines) == 1
+
+
 BROKEN_FILES = {
     "not YAML": ("a: [", "is not YAML"),
     "Python tag": ("!!python/object/apply:os.system ['touch canary']", "tag !!python/object"),
