@@ -14,9 +14,10 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from tensorboardX import SummaryWriter
+from tensorboardX.summary import custom_scalars, hparams
 
 from tuning import checkpoint
+from tuning.event_file import EventFile
 from tuning.record import Record, TrialRecord, apply, write_table
 from tuning.study import Study
 from tuning.trial import read_time_limit
@@ -84,14 +85,15 @@ class Recorder(Callback):
         for trial in trials.values():
             self._best = self._better(trial)
         self.limits = study.limits
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, EventFile] = {}
         self._table_due = 0.0
 
     def setup(self, **_: Any) -> None:
         trials = self.folder / "trials"
         if not any(trials.glob("events.*")):
-            with SummaryWriter(str(trials)) as writer:
-                writer.add_custom_scalars(LAYOUT)
+            layout = EventFile(trials)
+            layout.add_summary(custom_scalars(LAYOUT))
+            layout.close()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self._event("start", trial)
@@ -102,6 +104,8 @@ class Recorder(Callback):
         known = self.trials[_name(trial)]
         if "facts" in result:
             self._event("facts", trial, facts=result["facts"])
+        if "enlarge" in result:
+            self._event("enlarge", trial, **result["enlarge"])
         if "report" in result:
             before = len(known.reports)
             self._event("report", trial, metrics=_finite(result["report"]))
@@ -184,8 +188,8 @@ class Recorder(Callback):
                 writer.add_scalar(tag, report[key], report.get("epoch", 1))
         writer.flush()
 
-    def _writer(self, trial: TrialRecord) -> SummaryWriter:
-        return SummaryWriter(str(self.folder / "trials" / trial.trial))
+    def _writer(self, trial: TrialRecord) -> EventFile:
+        return EventFile(self.folder / "trials" / trial.trial)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks into its own state; the record makes that needless.
@@ -215,9 +219,7 @@ def _finite(report: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in report.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
-def _write_hparams(writer: SummaryWriter, trial: TrialRecord) -> None:
-    from tensorboardX.summary import hparams
-
+def _write_hparams(writer: EventFile, trial: TrialRecord) -> None:
     row = trial.row()
     parameters = {
         k: v if isinstance(v, bool | int | float | str) else str(v)
@@ -226,7 +228,7 @@ def _write_hparams(writer: SummaryWriter, trial: TrialRecord) -> None:
     }
     metrics = {f"hparam/{k}": row[k] for k in HPARAM_METRICS if row.get(k) is not None}
     for summary in hparams(parameters, metrics):
-        writer.file_writer.add_summary(summary)
+        writer.add_summary(summary)
     for tag, value in metrics.items():
         writer.add_scalar(tag, value, 1)
 
@@ -249,11 +251,16 @@ class Progress(Callback):
         self.slots = slots
         self.started = time.time()
         self.finished_before = sum(t.finished for t in trials.values())
+        search = study.search
+        self._measured = dict.fromkeys(
+            [*search.directions(), *(constraint.metric for constraint in search.constraints)]
+        )
         self._live: Live | None = None
         self._refreshed = 0.0
 
     def setup(self, **_: Any) -> None:
-        if self.console.is_terminal:
+        # The finalists' runs follow the search's in the same table.
+        if self.console.is_terminal and self._live is None:
             self._live = Live(self.table(), console=self.console, auto_refresh=False)
             self._live.start()
 
@@ -272,6 +279,9 @@ class Progress(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         text = f"trial {_name(trial)} lost its process or raised an error; it is tried again"
+        if share := trial.last_result.get("enlarge"):
+            ran_out = f"trial {_name(trial)} ran out of memory with gpu {share['was']:g}"
+            text = f"{ran_out}; it is tried again with gpu {share['gpu']:g}"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -313,6 +323,10 @@ class Progress(Callback):
             f"{metric} {_number(known.best_report().get(metric))}"
             f", {_number(row['total_seconds'])} s"
         )
+        others = [m for m in self._measured if m not in (metric, "total_seconds")]
+        text += "".join(f", {m} {_number(row.get(m))}" for m in others)
+        text += "; beyond a bound" if known.feasible(self.study.search.bounds()) is False else ""
+        text += f"; finalist {known.finalist_of}" if known.finalist_of else ""
         text += f"; {known.error}" if known.error else ""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -322,7 +336,9 @@ class Progress(Callback):
             (report[metric], trial)
             for trial in list(self.trials.values())
             for report in trial.reports
-            if metric in report and trial.status != "failed"
+            if metric in report
+            and trial.status != "failed"
+            and trial.feasible(self.study.search.bounds()) is not False
         ]
         if not found:
             return "no result yet"

@@ -258,13 +258,25 @@ def doctor(
     cluster: Annotated[
         Path, typer.Argument(metavar="CLUSTER.yaml", help="The file for `ray up`.")
     ] = Path("cluster.yaml"),
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help="Instead of the file: the running cluster of this host."),
+    ] = None,
+    study_file: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="STUDY.yaml", help="Whose data sets are to be there."),
+    ] = None,
 ) -> None:
     """Check a cluster and its hosts, each finding with its remedy; exits with 0 or 2."""
-    ray_settings.apply("auto")
+    study = _load(study_file, None) if study_file else None
+    ray_settings.apply(address or "auto")
     from tuning import doctor as doctors
 
     well = True
-    findings = doctors.examine(cluster)
+    if address:
+        findings = doctors.examine_running(address, study)
+    else:
+        findings = doctors.examine(cluster, study)
     while finding := _or_refuse(lambda: next(findings, None)):
         typer.echo(f"{'FAIL' if finding.remedy else 'ok  '}  {finding.subject}: {finding.text}")
         if finding.remedy:
