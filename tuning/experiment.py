@@ -28,6 +28,7 @@ from tuning.data import ImageData, load_dataset
 from tuning.finalists import count_runs
 from tuning.guard import FULL, Guard, check_disk
 from tuning.journal import Journal
+from tuning.memory import want_of_memory_ends_trials
 from tuning.record import (
     RECORD,
     TABLE,
@@ -41,6 +42,7 @@ from tuning.record import (
 )
 from tuning.resources import count_slots, request
 from tuning.searchers import ResumeError, StudySearcher, count_trials
+from tuning.shares import LargerShares
 from tuning.study import NO_DATASET, Study, sample_configs
 from tuning.study_file import StudyError, dump, load, validate
 from tuning.trial import StudyTrial
@@ -87,7 +89,6 @@ def run(study: Study, storage: Path, address: str | None, console: Console) -> O
         folder = _new_folder(study, storage)
         with _locked(folder):
             write_atomically(folder / STUDY, dump(study).encode())
-            write_json(folder / ENVIRONMENT, _describe(data))
             console.print(f"study folder: {folder}", highlight=False, soft_wrap=True)
             return _fit(study, folder, data, slots, Record(folder), console)
 
@@ -136,8 +137,6 @@ def resume(
             for note in record.notes:
                 console.print(note, highlight=False, soft_wrap=True)
             write_atomically(folder / STUDY, dump(study).encode())
-            if not (folder / ENVIRONMENT).is_file():
-                write_json(folder / ENVIRONMENT, _describe(data))
             if retry_failed:
                 _retry_failed(folder, record)
             return _fit(study, folder, data, slots, record, console, allow_changed=allow_changed)
@@ -270,6 +269,9 @@ def _fit(
 
     def fit(name: str, trials: int, scheduler: TrialScheduler) -> None:
         _warm_up(study, slots)
+        if not (folder / ENVIRONMENT).is_file():
+            # Now that a process has torch, and nothing else disturbs the measurement.
+            write_json(folder / ENVIRONMENT, _describe(data))
         tuner = _tuner(study, folder, data, slots, name, trials, searcher, scheduler, callbacks)
         tuner.fit()
 
@@ -277,7 +279,7 @@ def _fit(
         return total - sum(trial.finished for trial in searcher.searched())
 
     try:
-        with watch:
+        with watch, want_of_memory_ends_trials():
             if missing() > 0:
                 fit(f"session-{session}", missing(), scheduler)
             if missing() <= 0 and not guard.reason and (runs := searcher.begin_finals()):
@@ -320,13 +322,16 @@ def _tuner(
     gpus_exist = ray.cluster_resources().get("GPU", 0) > 0
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        wanted = request(study, config, gpus_exist=gpus_exist)
-        bundle = {"CPU": wanted.cpu} | ({"GPU": wanted.gpu} if wanted.gpu else {})
-        return tune.PlacementGroupFactory([bundle | dict(wanted.custom)])
+        return placement(study, config, gpus_exist=gpus_exist)
 
     code = str(Path(study.code).resolve()) if study.code else None
     trainable = tune.with_parameters(
-        StudyTrial, folder=str(folder), data=data, limits=study.limits, code=code
+        StudyTrial,
+        folder=str(folder),
+        data=data,
+        limits=study.limits,
+        code=code,
+        gpu=study.resources.gpu,
     )
     return tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -347,10 +352,18 @@ def _tuner(
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=0, checkpoint_at_end=False
             ),
-            callbacks=callbacks,
+            callbacks=[*callbacks, LargerShares(resources)],
             verbose=0,
         ),
     )
+
+
+def placement(
+    study: Study, config: dict[str, Any], *, gpus_exist: bool
+) -> tune.PlacementGroupFactory:
+    """Return what Ray sets aside for a trial, all of it at once: a bundle, or one per worker."""
+    wanted = request(study, config, gpus_exist=gpus_exist)
+    return tune.PlacementGroupFactory(wanted.bundles(), study.resources.placement.upper())
 
 
 def _warm_up(study: Study, slots: int) -> None:
@@ -362,10 +375,11 @@ def _warm_up(study: Study, slots: int) -> None:
     """
     cpus = min(study.resources.cpu, study.resources.cpu_without_gpu or study.resources.cpu)
     warm = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(_import_trainables)
-    ray.get([warm.remote() for _ in range(slots)])
+    ray.get([warm.remote() for _ in range(slots * study.resources.workers)])
 
 
 def _import_trainables() -> None:
+    importlib.import_module("tuning.trial")
     importlib.import_module("tuning.resnet")
     importlib.import_module("tuning.svm")
 

@@ -71,6 +71,17 @@ class ResNetParameters(Parameters):
     train_size: PositiveInt | None = Field(
         None, description="train on a stratified subset of this many images (default: all)"
     )
+    engine: Literal["native", "ddp", "deepspeed"] = Field(
+        "native",
+        description="native: PyTorch in one process; ddp: DistributedDataParallel; deepspeed: "
+        "DeepSpeed's ZeRO. The last two train in `resources.workers` processes, over all of which "
+        "`batch_size` counts and batch norm takes its statistics",
+    )
+    zero_stage: Literal[0, 1, 2] = Field(
+        0,
+        description="deepspeed: what is sharded over the workers: nothing, the optimizer's state, "
+        "or its gradients too",
+    )
 
 
 class SVMParameters(Parameters):

@@ -390,8 +390,10 @@ class StudySearcher(Searcher):
         if trial is None:
             return str(Searcher.FINISHED)
         self._by_tune_id[trial_id] = trial
+        share = {} if trial.gpu_share is None else {"gpu_share": trial.gpu_share}
         unread = self.study.finalists is not None and not trial.finalist_of
-        return {"trial": trial.trial} | ({"reads_test": False} if unread else {}) | trial.config
+        own = {"trial": trial.trial} | share | ({"reads_test": False} if unread else {})
+        return own | trial.config
 
     def _next(self) -> TrialRecord | None:
         """Return an unfinished trial, or a new one that is in the record; None after the last."""

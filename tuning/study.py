@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -53,10 +53,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a study: the dotted key, and what came and is allowed."""
+    """One thing that is wrong with a study: the dotted key, and what came and is allowed.
+
+    Attributes:
+        needs: other keys by which it was judged; where one of those is wrong too, it may be none.
+    """
 
     key: str
     message: str
+    needs: tuple[str, ...] = ()
 
 
 class Section(BaseModel):
@@ -237,6 +242,16 @@ class Resources(Section):
     cpu_without_gpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="CPUs of a trial that uses no GPU (default: cpu)"
     )
+    workers: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1,
+        description="processes of a trial with `engine: ddp` or `deepspeed`; each takes the `cpu`, "
+        "`gpu` and `custom` of this section",
+    )
+    placement: Literal["pack", "spread"] = Field(
+        "pack",
+        description="where the workers of a trial go, as far as there is room: on few hosts, or on "
+        "different ones",
+    )
     custom: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         description="amounts of Ray's custom resources per trial that uses a GPU, to choose its "
@@ -312,6 +327,11 @@ class Study(Section):
         description="how often a trial that lost its process or raised an error goes on from its "
         "last checkpoint (a non-finite loss is not retried)",
     )
+    keep_checkpoints: Literal["best", "all", "none"] = Field(
+        "best",
+        description="whose last checkpoints stay when their trials have ended: the best completed "
+        "trial's, all trials', or nobody's",
+    )
     reuse_actors: bool = Field(
         True, description="run one trial after another in the same process, which starts faster"
     )
@@ -381,13 +401,22 @@ def _values(entry: Any) -> list[Any]:
     return entry.corners() if isinstance(entry, Domain) else [entry]
 
 
-def problems(study: Study) -> list[Problem]:
-    """Return all that is wrong with a study whose sections are each well formed."""
+def problems(study: Study, follows: Callable[[Problem], bool] = lambda _: False) -> list[Problem]:
+    """Return all that is wrong with a study whose sections are each well formed.
+
+    Args:
+        study: what to look at.
+        follows: tells of a problem that it is only there because of another one.
+    """
     found = list(_size_problems(study))
     if found:
         return found
-    found = [*_section_problems(study), *_objective_problems(study), *_space_problems(study)]
-    return list(dict.fromkeys(found or _whole_problems(study)))
+    in_space = list(_space_problems(study))
+    parts = (*_section_problems(study), *_objective_problems(study), *in_space)
+    found = [p for p in parts if not follows(p)]
+    if not found and not in_space:
+        found = [p for p in _whole_problems(study) if not follows(p)]
+    return list(dict.fromkeys(found))
 
 
 def _size_problems(study: Study) -> Iterator[Problem]:
@@ -407,6 +436,7 @@ def _large(number: int) -> str:
 
 def _section_problems(study: Study) -> Iterator[Problem]:
     search, resources = study.search, study.resources
+    chosen = ("search.algorithm",)
     if abs(sum(study.dataset.split) - 1) > 1e-6:
         total = round(sum(study.dataset.split), 6)
         yield Problem("dataset.split", f"must sum to 1, but {study.dataset.split} sums to {total}")
@@ -417,7 +447,33 @@ def _section_problems(study: Study) -> Iterator[Problem]:
             "dataset.name",
             f"got {study.dataset.name!r}; allowed: {', '.join(datasets)}, or any name together "
             f"with `path`{did_you_mean(study.dataset.name, datasets)}",
+            ("trainable", "space.trainable"),
         )
+    yield from _resource_problems(resources)
+    if search.algorithm == "grid" and search.trials is not None:
+        yield Problem("search.trials", "grid tries every combination; leave `trials` out", chosen)
+    if search.algorithm != "grid" and search.trials is None:
+        yield Problem("search.trials", f"is needed by `algorithm: {search.algorithm}`", chosen)
+    if search.algorithm == "optuna" and study.repeats > 1:
+        yield Problem("repeats", "is for grid and random searches; optuna runs each once", chosen)
+    if search.metric not in METRICS and not own:
+        yield Problem(
+            "search.metric",
+            f"got {search.metric!r}; allowed: {' or '.join(METRICS)}"
+            f"{did_you_mean(search.metric, METRICS)}",
+            ("trainable", "space.trainable"),
+        )
+    elif search.mode != METRICS.get(search.metric, search.mode):
+        right = METRICS[search.metric]
+        text = f"got {search.mode}; {search.metric} is searched by {right}"
+        yield Problem("search.mode", text, ("search.metric",))
+    if search.algorithm != "optuna" and (search.points or search.warm_start):
+        key = "search.points" if search.points else "search.warm_start"
+        text = f"is for `algorithm: optuna`; {search.algorithm} learns from no results"
+        yield Problem(key, text, chosen)
+
+
+def _resource_problems(resources: Resources) -> Iterator[Problem]:
     if resources.gpu > 1 and resources.gpu != int(resources.gpu):
         low, high = int(resources.gpu), int(resources.gpu) + 1
         yield Problem(
@@ -425,24 +481,16 @@ def _section_problems(study: Study) -> Iterator[Problem]:
             f"must be a fraction up to 1 or a whole number, but got {resources.gpu}; "
             f"write {low} or {high}",
         )
-    if search.algorithm == "grid" and search.trials is not None:
-        yield Problem("search.trials", "grid tries every combination; leave `trials` out")
-    if search.algorithm != "grid" and search.trials is None:
-        yield Problem("search.trials", f"is needed by `algorithm: {search.algorithm}`")
-    if search.algorithm == "optuna" and study.repeats > 1:
-        yield Problem("repeats", "is for grid and random searches; optuna runs each once")
-    if search.metric not in METRICS and not own:
+    if resources.workers > 1 and resources.gpu not in (0, 1):
         yield Problem(
-            "search.metric",
-            f"got {search.metric!r}; allowed: {' or '.join(METRICS)}"
-            f"{did_you_mean(search.metric, METRICS)}",
+            "resources.gpu",
+            f"got {resources.gpu:g} with {resources.workers} workers; each takes a whole GPU, "
+            "since nccl refuses two on one; write 1, or 0 to train on CPUs",
         )
-    elif search.mode != METRICS.get(search.metric, search.mode):
-        right = METRICS[search.metric]
-        yield Problem("search.mode", f"got {search.mode}; {search.metric} is searched by {right}")
-    if search.algorithm != "optuna" and (search.points or search.warm_start):
-        key = "search.points" if search.points else "search.warm_start"
-        yield Problem(key, f"is for `algorithm: optuna`; {search.algorithm} learns from no results")
+    if resources.workers == 1 and resources.placement == "spread":
+        yield Problem(
+            "resources.placement", "spread is for trials of several workers; write `workers`"
+        )
 
 
 def _objective_problems(study: Study) -> Iterator[Problem]:
@@ -515,7 +563,8 @@ def _space_problems(study: Study) -> Iterator[Problem]:
             entries = [way[key] for way in ways(dict(study.space)) if key in way]
             if not any(e.contains(value) if isinstance(e, Domain) else e == value for e in entries):
                 where = "no domain of `space` has it" if entries else "`space` has no such key"
-                yield Problem(f"search.points.{number}.{key}", f"got {value!r}; {where}")
+                label = f"search.points.{number}.{key}"
+                yield Problem(label, f"got {value!r}; {where}", (f"space.{key}",))
 
 
 def _fixed_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]:
@@ -529,8 +578,9 @@ def _fixed_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]:
         yield Problem(f"fixed.{key}", "must be a plain value; domains belong in `space`")
     elif key == "dataset":
         yield from _dataset_problems(study, [entry])
-    elif not knowing:
-        yield Problem(f"fixed.{key}", _unknown(key, trainables))
+    elif not knowing and trainables:  # an unknown trainable is a problem of its own
+        needs = ("trainable", "space.trainable")
+        yield Problem(f"fixed.{key}", _unknown(key, trainables), needs)
     for name in knowing:
         yield from _value_problems(f"fixed.{key}", name, key, [entry])
 
@@ -566,7 +616,7 @@ def _way_problems(study: Study, way: Space) -> Iterator[Problem]:
     else:
         text = _why_unknown(study, str(trainable))
     if text or not isinstance(trainable, str):
-        yield Problem("trainable", text)
+        yield Problem("trainable", text, ("space.trainable",))
         return
     for key, entry in way.items():
         if key == "trainable":
@@ -583,7 +633,7 @@ def _way_problems(study: Study, way: Space) -> Iterator[Problem]:
 
 def _unknown(key: str, trainables: list[str]) -> str:
     known = dict.fromkeys(k for name in trainables for k in parameters_of(name).model_fields)
-    whose = " and ".join(trainables) or "trainable"
+    whose = " and ".join(trainables)
     hint = did_you_mean(key, known)
     return f"is no parameter of {whose}{hint or '; allowed: ' + ', '.join(known)}"
 
@@ -626,19 +676,22 @@ def _algorithm_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]
             f"space.{key}",
             "a grid search takes only `grid`, `branch` and plain values; "
             "write {grid: [...]}, or choose `search.algorithm: optuna` or `random`",
+            ("search.algorithm",),
         )
     if algorithm != "grid" and isinstance(entry, Grid):
         yield Problem(
             f"space.{key}",
             f"`grid` has no meaning under `search.algorithm: {algorithm}`; "
             "write {choice: [...]}, or choose `search.algorithm: grid`",
+            ("search.algorithm",),
         )
 
 
 def _whole_problems(study: Study) -> Iterator[Problem]:
     """Check what only holds between parts that are each right."""
     if study.search.metric == "val_loss" and "svm" in study.trainables():
-        yield Problem("search.metric", "an SVM has no val_loss; write val_accuracy")
+        text = "an SVM has no val_loss; write val_accuracy"
+        yield Problem("search.metric", text, ("trainable",))
     yield from _lacking_problems(study)
     if study.scheduler.type != "fifo" and study.max_epochs() == 1:
         if study.trainables() == {"svm"}:
@@ -647,14 +700,16 @@ def _whole_problems(study: Study) -> Iterator[Problem]:
             )
         else:
             text = "trials of one epoch cannot stop early; use fifo, or more `epochs`"
-        yield Problem("scheduler.type", text)
+        yield Problem("scheduler.type", text, ("epochs", "rungs", "trainable"))
     elif study.scheduler.type == "asha" and study.scheduler.grace_epochs > study.max_epochs():
         yield Problem(
             "scheduler.grace_epochs",
             f"got {study.scheduler.grace_epochs}, above the {study.max_epochs()} epochs of a trial",
+            ("epochs", "rungs", "trainable"),
         )
     for config in sample_configs(study):
         yield from _config_problems(study, config)
+        yield from _engine_problems(study, study.complete(config))
 
 
 def _lacking_problems(study: Study) -> Iterator[Problem]:
@@ -679,7 +734,8 @@ def sample_configs(study: Study) -> Iterator[Config]:
         corners = {
             key: Grid(grid=list(dict.fromkeys(entry.corners())))
             for key, entry in way.items()
-            if isinstance(entry, Domain) and key in ("dataset", "augmentation", "device")
+            if isinstance(entry, Domain)
+            and key in ("dataset", "augmentation", "device", "engine", "zero_stage", "batch_size")
         }
         rest = {
             key: entry.corners()[0] if isinstance(entry, Domain) else entry
@@ -693,12 +749,39 @@ def _config_problems(study: Study, config: Config) -> Iterator[Problem]:
     full = study.complete(config)
     if full.get("augmentation") == "flip" and full["dataset"] in DIGITS:
         yield Problem(
-            "space.augmentation", f"flip mirrors images, and {full['dataset']} are digits; use none"
+            "space.augmentation",
+            f"flip mirrors images, and {full['dataset']} are digits; use none",
+            ("dataset.name", "space.dataset"),
         )
     if full.get("device") == "cuda" and study.resources.gpu == 0:
-        yield Problem("resources.gpu", "is 0, but trials have `device: cuda`; write e.g. gpu: 0.25")
+        text = "is 0, but trials have `device: cuda`; write e.g. gpu: 0.25"
+        yield Problem("resources.gpu", text, ("device",))
     if full.get("num_workers") and full["loader"] == "resident":
-        yield Problem("space.num_workers", "is for `loader: dataloader`; resident data needs none")
+        text = "is for `loader: dataloader`; resident data needs none"
+        yield Problem("space.num_workers", text, ("loader", "num_workers"))
+
+
+def _engine_problems(study: Study, full: Config) -> Iterator[Problem]:
+    """Check that a complete configuration can train in as many workers as the study says."""
+    workers, engine = study.resources.workers, full.get("engine", "native")
+    if workers > 1 and engine == "native":
+        of = "`engine: native`" if "engine" in full else f"`trainable: {full['trainable']}`"
+        remedy = "`engine: ddp`" if "engine" in full else "a study of its own"
+        yield Problem(
+            "resources.workers",
+            f"is {workers}, but {of} trains in one process; write 1, or {remedy}",
+        )
+    elif full.get("batch_size", workers) < workers:
+        yield Problem(
+            "space.batch_size",
+            f"{full['batch_size']} images are too few for {workers} workers; each needs one",
+        )
+    if full.get("zero_stage") and engine != "deepspeed":
+        yield Problem(
+            "space.zero_stage",
+            f"is {full['zero_stage']}, but only `engine: deepspeed` shards; put it in a branch of "
+            "`engine`, or leave it out",
+        )
 
 
 def did_you_mean(word: str, known: Any) -> str:
