@@ -258,10 +258,11 @@ def _fit(
                            scheduler, [recorder, guard, progress])  # fmt: skip
             with watch, want_of_memory_ends_trials():
                 tuner.fit()
-    except OSError as error:
-        if error.errno not in FULL:
+    except (OSError, tune.TuneError) as error:
+        full = _full_disk(error)
+        if full is None:
             raise
-        guard.reason = f"{error.filename or folder}: {error.strerror}; free some space"
+        guard.reason = f"{full.filename or folder}: {full.strerror}; free some space"
     finally:
         progress.close()
         _write_table_if_possible(recorder, console)
@@ -269,6 +270,15 @@ def _fit(
     failed = [t.trial for t in searcher.trials.values() if t.status == "failed"]
     done = sum(t.finished for t in searcher.trials.values())
     return Outcome(folder, failed, total - done, guard.reason)
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """Return the error of a full disk behind another one: Tune wraps what a callback raises."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _write_table_if_possible(recorder: Recorder, console: Console) -> None:
