@@ -303,6 +303,7 @@ def _notes(results: Results, rows: pd.DataFrame) -> tuple[str, ...]:
             failed["study"], failed["trial_id"], failed["error"], strict=True
         )
     ]
+    notes += _larger_shares(rows)
     for status, meaning in (
         ("stopped", "stopped early by the scheduler: no test accuracy, fewer epochs"),
         ("running", "did not finish: `tuning resume` goes on with them"),
@@ -314,6 +315,19 @@ def _notes(results: Results, rows: pd.DataFrame) -> tuple[str, ...]:
     if rows["n"].max() > 1:
         notes.append("Rows of n trials that differ only in their seed: mean ± standard deviation.")
     return tuple(notes)
+
+
+def _larger_shares(rows: pd.DataFrame) -> list[str]:
+    """Name the trials that needed more of a GPU than they were given at first."""
+    if "out_of_memory_at" not in rows or "gpus" not in rows:
+        return []
+    found = rows[rows["out_of_memory_at"].notna() & rows["status"].eq("completed")]
+    return [
+        f"{study} trial {trial} ran out of memory with {was:g} of a GPU and finished with {now:g}."
+        for study, trial, was, now in zip(
+            found["study"], found["trial_id"], found["out_of_memory_at"], found["gpus"], strict=True
+        )
+    ]
 
 
 def _first_line(error: object) -> str:

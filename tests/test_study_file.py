@@ -48,6 +48,32 @@ REFUSED = {
         {"resources": {"gpu": 1.5}},
         "resources.gpu: must be a fraction up to 1 or a whole number, but got 1.5; write 1 or 2",
     ),
+    "workers of a native trial": (
+        {"resources": {"workers": 2}},
+        "resources.workers: is 2, but `engine: native` trains in one process; write 1, or "
+        "`engine: ddp`",
+    ),
+    "workers of an SVM": (
+        {"trainable": "svm", "space": {"C": 1.0}, "resources": {"workers": 2}},
+        "resources.workers: is 2, but `trainable: svm` trains in one process; write 1, or a study "
+        "of its own",
+    ),
+    "workers that share a GPU": (
+        {"fixed": {"engine": "ddp"}, "resources": {"workers": 2, "gpu": 0.5}},
+        "resources.gpu: got 0.5 with 2 workers; each takes a whole GPU",
+    ),
+    "more workers than images in a batch": (
+        {"fixed": {"engine": "ddp", "batch_size": 2}, "resources": {"workers": 4}},
+        "space.batch_size: 2 images are too few for 4 workers",
+    ),
+    "ZeRO without DeepSpeed": (
+        {"fixed": {"engine": "ddp", "zero_stage": 1}},
+        "space.zero_stage: is 1, but only `engine: deepspeed` shards",
+    ),
+    "one process spread over hosts": (
+        {"resources": {"placement": "spread"}},
+        "resources.placement: spread is for trials of several workers",
+    ),
     "grid under Optuna": (
         {"search": {"algorithm": "optuna", "trials": 4}},
         "space.lr: `grid` has no meaning under `search.algorithm: optuna`; "

@@ -100,6 +100,8 @@ class Recorder(Callback):
         known = self.trials[_name(trial)]
         if "facts" in result:
             self._event("facts", trial, facts=result["facts"])
+        if "enlarge" in result:
+            self._event("enlarge", trial, **result["enlarge"])
         if "report" in result:
             before = len(known.reports)
             self._event("report", trial, metrics=_finite(result["report"]))
@@ -249,6 +251,9 @@ class Progress(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         text = f"trial {_name(trial)} lost its process or raised an error; it is tried again"
+        if share := trial.last_result.get("enlarge"):
+            ran_out = f"trial {_name(trial)} ran out of memory with gpu {share['was']:g}"
+            text = f"{ran_out}; it is tried again with gpu {share['gpu']:g}"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:

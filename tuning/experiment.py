@@ -39,6 +39,7 @@ from tuning.record import (
 )
 from tuning.resources import count_slots, request
 from tuning.searchers import ResumeError, StudySearcher, count_trials
+from tuning.shares import LargerShares
 from tuning.study import NO_DATASET, Study, sample_configs
 from tuning.study_file import StudyError, dump, load, validate
 from tuning.trial import StudyTrial
@@ -304,13 +305,16 @@ def _tuner(
     gpus_exist = ray.cluster_resources().get("GPU", 0) > 0
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        wanted = request(study, config, gpus_exist=gpus_exist)
-        bundle = {"CPU": wanted.cpu} | ({"GPU": wanted.gpu} if wanted.gpu else {})
-        return tune.PlacementGroupFactory([bundle | dict(wanted.custom)])
+        return placement(study, config, gpus_exist=gpus_exist)
 
     code = str(Path(study.code).resolve()) if study.code else None
     trainable = tune.with_parameters(
-        StudyTrial, folder=str(folder), data=data, limits=study.limits, code=code
+        StudyTrial,
+        folder=str(folder),
+        data=data,
+        limits=study.limits,
+        code=code,
+        gpu=study.resources.gpu,
     )
     return tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -331,10 +335,18 @@ def _tuner(
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=0, checkpoint_at_end=False
             ),
-            callbacks=callbacks,
+            callbacks=[*callbacks, LargerShares(resources)],
             verbose=0,
         ),
     )
+
+
+def placement(
+    study: Study, config: dict[str, Any], *, gpus_exist: bool
+) -> tune.PlacementGroupFactory:
+    """Return what Ray sets aside for a trial, all of it at once: a bundle, or one per worker."""
+    wanted = request(study, config, gpus_exist=gpus_exist)
+    return tune.PlacementGroupFactory(wanted.bundles(), study.resources.placement.upper())
 
 
 def _warm_up(study: Study, slots: int) -> None:
@@ -346,7 +358,7 @@ def _warm_up(study: Study, slots: int) -> None:
     """
     cpus = min(study.resources.cpu, study.resources.cpu_without_gpu or study.resources.cpu)
     warm = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(_import_trainables)
-    ray.get([warm.remote() for _ in range(slots)])
+    ray.get([warm.remote() for _ in range(slots * study.resources.workers)])
 
 
 def _import_trainables() -> None:

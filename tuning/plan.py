@@ -49,12 +49,13 @@ class Kind:
     Attributes:
         label: model, image size, batch size and device.
         trials: how many, rounded where configurations are drawn.
-        cpu: CPUs of one.
-        gpu: GPUs of one.
+        cpu: CPUs of one, or of each of its workers.
+        gpu: GPUs of one, or of each of its workers.
         slots: how many fit at once on all hosts.
         seconds: of one trial, over all its epochs.
         memory_bytes: of one trial.
         custom: names and amounts of custom resources of one.
+        workers: processes that train one; 0 for a trial that trains itself.
     """
 
     label: str
@@ -65,6 +66,7 @@ class Kind:
     seconds: float
     memory_bytes: int
     custom: tuple[tuple[str, float], ...] = ()
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def make_plan(study: Study, address: str | None) -> Plan:
                 _seconds(longest, wanted),
                 _memory_bytes(longest),
                 wanted.custom,
+                wanted.workers,
             )
         )
     return Plan(
@@ -149,13 +152,16 @@ def show(plan: Plan, console: Console) -> None:
         highlight=False,
     )
     table = Table(title="Kinds of trials", title_justify="left")
-    for column in ("", "kind", "trials", "CPUs", "GPUs", "time each", "memory each"):
+    workers = any(kind.workers for kind in plan.kinds)
+    columns = ["", "kind", "trials", *["workers"] * workers, "CPUs", "GPUs", "time each"]
+    for column in (*columns, "memory each"):
         table.add_column(column, justify="left" if column in ("", "kind") else "right")
     for letter, kind in zip(_LETTERS, plan.kinds, strict=False):
         table.add_row(
             letter,
             kind.label,
             str(kind.trials),
+            *[str(kind.workers or "-")] * workers,
             f"{kind.cpu:g}",
             f"{kind.gpu:g}",
             _duration(kind.seconds),
@@ -166,7 +172,8 @@ def show(plan: Plan, console: Console) -> None:
     table.title_justify = "left"
     for host in plan.hosts:
         fits = ", ".join(
-            f"{n} x {letter}" for letter, n in zip(_LETTERS, host["fits"].values(), strict=False)
+            f"{n} {'workers of' if kind.workers else 'x'} {letter}"
+            for letter, kind, n in zip(_LETTERS, plan.kinds, host["fits"].values(), strict=False)
         )
         table.add_row(host["name"], f"{host['cpus']:g}", f"{host['gpus']:g}", fits)
     console.print(table)
@@ -193,9 +200,11 @@ def _label(config: Config, wanted: Request) -> str:
     device = "GPU" if wanted.gpu else "CPU"
     if config["trainable"] == "svm":
         return f"svm {config['kernel']}, {_images(config)} images, {device}"
+    zero = f" ZeRO {config['zero_stage']}" if config["engine"] == "deepspeed" else ""
+    engine = "" if config["engine"] == "native" else f", {config['engine']}{zero}"
     return (
         f"{config['model']}, {config['image_size']} px, batch {config['batch_size']}, "
-        f"{config['epochs']} epochs, {device}"
+        f"{config['epochs']} epochs, {device}{engine}"
     )
 
 
@@ -215,7 +224,7 @@ def _seconds(config: Config, wanted: Request) -> float:
         return float(
             seconds * (_images(config) / 10_000) ** power / (threads if name == "intelex" else 1)
         )
-    images = _images(config) * config["epochs"]
+    images = _images(config) * config["epochs"] / max(1, wanted.workers)
     if wanted.gpu:
         return float(images / A30_IMAGES_PER_SECOND[config["model"]])
     forward, parameters = _measure_forward(config, threads)
@@ -288,6 +297,8 @@ def _basis(study: Study, kinds: list[Kind]) -> Iterator[str]:
         yield "ResNets on a GPU: the reference's rates on one A30 at 64 px, not measured here"
     if count["svm"]:
         yield "SVMs: scaled from times measured at 10,000 and 49,000 images of FashionMNIST"
+    if any(k.workers > 1 for k in kinds):
+        yield "several workers: as if each more took its share of the time and talk cost none"
     yield f"train_size left out is taken for {ALL_IMAGES} images"
     if study.search.algorithm != "grid":
         yield "the shares of the kinds are those of random draws; the search may differ"

@@ -15,6 +15,8 @@ A line is eight hexadecimal digits (the CRC-32 of the rest), a space, and one JS
     start    time, trial, session                  a trial began (or went on) on a host
     facts    time, trial, facts                    what does not change within a trial
     report   time, trial, metrics                  one report (per epoch)
+    enlarge  time, trial, was, gpu                 it ran out of its share of a GPU's memory, and
+                                                   is tried again with a larger one
     end      time, trial, status, error            completed, stopped or failed
     retry    time, trial                           a failed trial is to begin anew
 
@@ -40,7 +42,8 @@ TABLE = "trials.csv"
 
 #: Columns of `trials.csv` in order. Accuracies are percent of the images of their split, times are
 #: seconds, `gflops` are 1e9 floating-point operations (2 per multiply-add) of one forward pass of
-#: one image. A column that does not apply to a trial is empty.
+#: one image. `out_of_memory_at` is the share of a GPU that was too small, for a trial that was then
+#: tried again with `gpus`. A column that does not apply to a trial is empty.
 COLUMNS = (
     "trial_id",
     "status",
@@ -79,6 +82,7 @@ COLUMNS = (
     "started",
     "ended",
     "error",
+    "out_of_memory_at",
 )
 
 Event = dict[str, Any]
@@ -95,6 +99,8 @@ class TrialRecord:
     Attributes:
         busy_seconds: wall time that the trial held its resources, up to its last event.
         busy_since: when it began or last reported, while it runs.
+        out_of_memory_at: share of a GPU with which it ran out of memory and was tried again.
+        gpu_share: share that it got instead.
     """
 
     trial: str
@@ -107,6 +113,8 @@ class TrialRecord:
     ended: float | None = None
     busy_seconds: float = 0.0
     busy_since: float | None = None
+    out_of_memory_at: float | None = None
+    gpu_share: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -136,6 +144,7 @@ class TrialRecord:
             "started": self.started,
             "ended": self.ended,
             "error": self.error,
+            "out_of_memory_at": self.out_of_memory_at,
         }
         return row
 
@@ -290,8 +299,11 @@ def apply(trial: TrialRecord, event: Event) -> None:
             trial.ended = event["time"]
             _count_time(trial, event["time"])
             trial.busy_since = None
+        case "enlarge":
+            trial.out_of_memory_at, trial.gpu_share = event["was"], event["gpu"]
         case "retry":
             trial.status, trial.error = "pending", ""
+            trial.out_of_memory_at = trial.gpu_share = None
             trial.reports, trial.facts = [], {}
             trial.started = trial.ended = None
 

@@ -344,7 +344,8 @@ class StudySearcher(Searcher):
             self.record.append("trial", time=time.time(), trial=name, config=config)
             self.trials[name] = trial
         self._by_tune_id[trial_id] = trial
-        return {"trial": trial.trial} | trial.config
+        share = {} if trial.gpu_share is None else {"gpu_share": trial.gpu_share}
+        return {"trial": trial.trial} | share | trial.config
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -156,6 +156,16 @@ class Resources(Section):
     cpu_without_gpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="CPUs of a trial that uses no GPU (default: cpu)"
     )
+    workers: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1,
+        description="processes of a trial with `engine: ddp` or `deepspeed`; each takes the `cpu`, "
+        "`gpu` and `custom` of this section",
+    )
+    placement: Literal["pack", "spread"] = Field(
+        "pack",
+        description="where the workers of a trial go, as far as there is room: on few hosts, or on "
+        "different ones",
+    )
     custom: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         description="amounts of Ray's custom resources per trial that uses a GPU, to choose its "
@@ -342,13 +352,7 @@ def _section_problems(study: Study) -> Iterator[Problem]:
             f"with `path`{did_you_mean(study.dataset.name, datasets)}",
             ("trainable", "space.trainable"),
         )
-    if resources.gpu > 1 and resources.gpu != int(resources.gpu):
-        low, high = int(resources.gpu), int(resources.gpu) + 1
-        yield Problem(
-            "resources.gpu",
-            f"must be a fraction up to 1 or a whole number, but got {resources.gpu}; "
-            f"write {low} or {high}",
-        )
+    yield from _resource_problems(resources)
     if search.algorithm == "grid" and search.trials is not None:
         yield Problem("search.trials", "grid tries every combination; leave `trials` out", chosen)
     if search.algorithm != "grid" and search.trials is None:
@@ -370,6 +374,26 @@ def _section_problems(study: Study) -> Iterator[Problem]:
         key = "search.points" if search.points else "search.warm_start"
         text = f"is for `algorithm: optuna`; {search.algorithm} learns from no results"
         yield Problem(key, text, chosen)
+
+
+def _resource_problems(resources: Resources) -> Iterator[Problem]:
+    if resources.gpu > 1 and resources.gpu != int(resources.gpu):
+        low, high = int(resources.gpu), int(resources.gpu) + 1
+        yield Problem(
+            "resources.gpu",
+            f"must be a fraction up to 1 or a whole number, but got {resources.gpu}; "
+            f"write {low} or {high}",
+        )
+    if resources.workers > 1 and resources.gpu not in (0, 1):
+        yield Problem(
+            "resources.gpu",
+            f"got {resources.gpu:g} with {resources.workers} workers; each takes a whole GPU, "
+            "since nccl refuses two on one; write 1, or 0 to train on CPUs",
+        )
+    if resources.workers == 1 and resources.placement == "spread":
+        yield Problem(
+            "resources.placement", "spread is for trials of several workers; write `workers`"
+        )
 
 
 def _space_problems(study: Study) -> Iterator[Problem]:
@@ -530,6 +554,7 @@ def _whole_problems(study: Study) -> Iterator[Problem]:
         )
     for config in sample_configs(study):
         yield from _config_problems(study, config)
+        yield from _engine_problems(study, study.complete(config))
 
 
 def sample_configs(study: Study) -> Iterator[Config]:
@@ -542,7 +567,8 @@ def sample_configs(study: Study) -> Iterator[Config]:
         corners = {
             key: Grid(grid=list(dict.fromkeys(entry.corners())))
             for key, entry in way.items()
-            if isinstance(entry, Domain) and key in ("dataset", "augmentation", "device")
+            if isinstance(entry, Domain)
+            and key in ("dataset", "augmentation", "device", "engine", "zero_stage", "batch_size")
         }
         rest = {
             key: entry.corners()[0] if isinstance(entry, Domain) else entry
@@ -566,6 +592,29 @@ def _config_problems(study: Study, config: Config) -> Iterator[Problem]:
     if full.get("num_workers") and full["loader"] == "resident":
         text = "is for `loader: dataloader`; resident data needs none"
         yield Problem("space.num_workers", text, ("loader", "num_workers"))
+
+
+def _engine_problems(study: Study, full: Config) -> Iterator[Problem]:
+    """Check that a complete configuration can train in as many workers as the study says."""
+    workers, engine = study.resources.workers, full.get("engine", "native")
+    if workers > 1 and engine == "native":
+        of = "`engine: native`" if "engine" in full else f"`trainable: {full['trainable']}`"
+        remedy = "`engine: ddp`" if "engine" in full else "a study of its own"
+        yield Problem(
+            "resources.workers",
+            f"is {workers}, but {of} trains in one process; write 1, or {remedy}",
+        )
+    elif full.get("batch_size", workers) < workers:
+        yield Problem(
+            "space.batch_size",
+            f"{full['batch_size']} images are too few for {workers} workers; each needs one",
+        )
+    if full.get("zero_stage") and engine != "deepspeed":
+        yield Problem(
+            "space.zero_stage",
+            f"is {full['zero_stage']}, but only `engine: deepspeed` shards; put it in a branch of "
+            "`engine`, or leave it out",
+        )
 
 
 def did_you_mean(word: str, known: Any) -> str:
