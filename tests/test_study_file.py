@@ -232,7 +232,7 @@ def test_set_is_refused_like_a_key_of_the_file(write_study):
 
 
 def test_shipped_studies_are_valid_and_read_back_equal():
-    assert len(STUDIES) == 6
+    assert len(STUDIES) == 8
     for path in STUDIES:
         study = load(path)
         assert validate(yaml.safe_load(dump(study)), "dumped") == study

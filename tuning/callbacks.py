@@ -79,7 +79,10 @@ class Recorder(Callback):
         self.folder = folder
         self.record = record
         self.trials = trials
-        self.metric = study.search.metric
+        self.study = study
+        self._best: TrialRecord | None = None
+        for trial in trials.values():
+            self._best = self._better(trial)
         self.limits = study.limits
         self._writers: dict[str, EventFile] = {}
         self._table_written = 0.0
@@ -143,9 +146,26 @@ class Recorder(Callback):
         writer = self._writers.pop(known.trial, None) or self._writer(known)
         _write_hparams(writer, known)
         writer.close()
-        # A finished trial is never resumed; its weights would only fill the disk.
-        checkpoint.remove_all(self.folder / "trials" / known.trial)
+        self._remove_checkpoints(known)
         self.write_table_if_due()
+
+    def _remove_checkpoints(self, ended: TrialRecord) -> None:
+        """Remove what a finished trial, which is never resumed, would only fill the disk with."""
+        before, self._best = self._best, self._better(ended)
+        keep = self.study.keep_checkpoints
+        for trial in (before, ended):
+            if trial and keep != "all" and not (keep == "best" and trial is self._best):
+                checkpoint.remove_all(self.folder / "trials" / trial.trial)
+
+    def _better(self, trial: TrialRecord) -> TrialRecord | None:
+        """Return the best completed trial so far or this one; the first of equal ones."""
+        search, best = self.study.search, self._best
+        value = trial.best_value(search.metric, search.mode)
+        if trial.status != "completed" or value is None:
+            return best
+        held = best.best_value(search.metric, search.mode) if best else None
+        better = held is None or (value > held if search.mode == "max" else value < held)
+        return trial if better else best
 
     def _event(self, event: str, trial: Trial, **values: Any) -> None:
         values = {"time": time.time(), "trial": _name(trial)} | values
@@ -228,11 +248,16 @@ class Progress(Callback):
         self.slots = slots
         self.started = time.time()
         self.finished_before = sum(t.finished for t in trials.values())
+        search = study.search
+        self._measured = dict.fromkeys(
+            [*search.directions(), *(constraint.metric for constraint in search.constraints)]
+        )
         self._live: Live | None = None
         self._refreshed = 0.0
 
     def setup(self, **_: Any) -> None:
-        if self.console.is_terminal:
+        # The finalists' runs follow the search's in the same table.
+        if self.console.is_terminal and self._live is None:
             self._live = Live(self.table(), console=self.console, auto_refresh=False)
             self._live.start()
 
@@ -295,6 +320,10 @@ class Progress(Callback):
             f"{metric} {_number(known.best_report().get(metric))}"
             f", {_number(row['total_seconds'])} s"
         )
+        others = [m for m in self._measured if m not in (metric, "total_seconds")]
+        text += "".join(f", {m} {_number(row.get(m))}" for m in others)
+        text += "; beyond a bound" if known.feasible(self.study.search.bounds()) is False else ""
+        text += f"; finalist {known.finalist_of}" if known.finalist_of else ""
         text += f"; {known.error}" if known.error else ""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -304,7 +333,9 @@ class Progress(Callback):
             (report[metric], trial)
             for trial in list(self.trials.values())
             for report in trial.reports
-            if metric in report and trial.status != "failed"
+            if metric in report
+            and trial.status != "failed"
+            and trial.feasible(self.study.search.bounds()) is not False
         ]
         if not found:
             return "no result yet"

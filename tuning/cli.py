@@ -116,16 +116,26 @@ def check(study_file: StudyPath, settings: Settings = None) -> None:
 def plan(
     study_file: StudyPath,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Run a few steps here, and recommend resources."),
+    ] = False,
     address: Address = None,
     settings: Settings = None,
 ) -> None:
-    """Say what a study would do: trials, slots, time and memory; trains nothing."""
+    """Say what a study would do: trials, slots, time and memory; trains nothing without --probe."""
     study = _load(study_file, settings)
+    if probe and address is not None:
+        _refuse("--probe: measures this machine; leave --address out, or run it on the host")
     ray_settings.apply(address)
     from tuning import plan as planning
 
     try:
         made = planning.make_plan(study, address)
+        if probe:
+            from tuning import packing
+
+            made = packing.probed(study, made)
     except (ValueError, RuntimeError) as error:
         _refuse(str(error))
     if as_json:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from tuning.parameters import (
     PARAMETERS,
@@ -25,6 +25,21 @@ DATASETS = ("fashion_mnist", "mnist", "digits")
 NO_DATASET = "none"
 #: Metrics of the trainables that come with the package, and the direction of each.
 METRICS = {"val_accuracy": "max", "val_loss": "min"}
+#: Further ones, which may be an objective beside the first, or be constrained.
+COSTS = {
+    "train_seconds": "min",
+    "predict_seconds": "min",
+    "total_seconds": "min",
+    "images_per_second": "max",
+    "memory_bytes": "min",
+    "gflops": "min",
+    "parameters": "min",
+    "support_vectors": "min",
+}
+#: Of these, what an early stop cuts short or leaves out.
+CUT_SHORT = ("train_seconds", "predict_seconds", "total_seconds", "support_vectors")
+#: Metrics that one of the trainables does not have.
+LACKING = {"svm": ("val_loss", "gflops", "parameters"), "resnet": ("support_vectors",)}
 #: Most trials of a study, and most ways through the branches of its space.
 MAX_TRIALS = 10_000
 MAX_WAYS = 100
@@ -87,6 +102,29 @@ class Point(Section):
     )
 
 
+class Objective(Section):
+    """One of several metrics that are optimised together."""
+
+    metric: str = Field(
+        description="the first: as `search.metric`; the others: also "
+        + ", ".join(COSTS)
+        + ", or any number that a trainable of your own reports"
+    )
+    mode: Literal["max", "min"] = Field(description="direction of the metric")
+
+
+class Constraint(Section):
+    """A bound that a trial must keep to be called best."""
+
+    metric: str = Field(description="as in `search.objectives`")
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="most that is allowed"
+    )
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="least that is allowed"
+    )
+
+
 class Search(Section):
     """How configurations are chosen."""
 
@@ -119,9 +157,57 @@ class Search(Section):
         "that a trainable of your own reports",
     )
     mode: Literal["max", "min"] = Field("max", description="direction of the metric")
+    objectives: Annotated[list[Objective], Field(max_length=4)] = Field(
+        default_factory=list,
+        description="several metrics at once, instead of `metric` and `mode`. The first rules the "
+        "scheduler and counts at its best epoch, the others are those of the whole trial",
+    )
+    constraints: list[Constraint] = Field(
+        default_factory=list,
+        description="bounds; a trial beyond one is never called best, and the samplers but cmaes, "
+        "qmc and random learn to keep within",
+    )
+    answer_repeats: bool = Field(
+        False,
+        description="give a configuration and seed that have completed already their results from "
+        "the record, instead of running them again",
+    )
     seed: Seed = Field(0, description="seed of the searcher, and of the trials' own randomness")
     max_concurrent: PositiveInt | None = Field(
         None, description="most trials at once (default: as many as there are slots)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_first_objective(cls, raw: Any) -> Any:
+        """Let the first objective stand for `metric` and `mode`, where these are left out."""
+        objectives = raw.get("objectives") if isinstance(raw, dict) else None
+        if not isinstance(objectives, list) or not objectives:
+            return raw
+        first = objectives[0]
+        if isinstance(first, Objective):
+            first = first.model_dump()
+        if not isinstance(first, dict):
+            return raw
+        return {key: first[key] for key in ("metric", "mode") if key in first} | raw
+
+    def directions(self) -> dict[str, str]:
+        """Return `max` or `min` by metric, the first objective first; one without `objectives`."""
+        if not self.objectives:
+            return {self.metric: self.mode}
+        return {objective.metric: objective.mode for objective in self.objectives}
+
+    def bounds(self) -> list[dict[str, Any]]:
+        """Return the constraints as plain values."""
+        return [constraint.model_dump() for constraint in self.constraints]
+
+
+class Finalists(Section):
+    """The best configurations of a search, run again to find out which one is the best."""
+
+    count: PositiveInt = Field(3, description="configurations with the best validation metric")
+    seeds: PositiveInt = Field(
+        3, description="runs of each, with seeds that the search has not used, to the last epoch"
     )
 
 
@@ -228,6 +314,11 @@ class Study(Section):
     resources: Resources = Field(default_factory=lambda: Resources(), description="per trial")
     limits: Limits = Field(default_factory=lambda: Limits(), description="per trial, and the disk")
     budget: Budget = Field(default_factory=lambda: Budget(), description="of the whole study")
+    finalists: Finalists | None = Field(
+        None,
+        description="run the best configurations again with other seeds; their mean validation "
+        "metric decides, and only they are read on test (default: every trial that completes is)",
+    )
     repeats: PositiveInt = Field(
         1, description="run each configuration this often, each time with the next seed"
     )
@@ -235,6 +326,11 @@ class Study(Section):
         2,
         description="how often a trial that lost its process or raised an error goes on from its "
         "last checkpoint (a non-finite loss is not retried)",
+    )
+    keep_checkpoints: Literal["best", "all", "none"] = Field(
+        "best",
+        description="whose last checkpoints stay when their trials have ended: the best completed "
+        "trial's, all trials', or nobody's",
     )
     reuse_actors: bool = Field(
         True, description="run one trial after another in the same process, which starts faster"
@@ -316,7 +412,8 @@ def problems(study: Study, follows: Callable[[Problem], bool] = lambda _: False)
     if found:
         return found
     in_space = list(_space_problems(study))
-    found = [p for p in (*_section_problems(study), *in_space) if not follows(p)]
+    parts = (*_section_problems(study), *_objective_problems(study), *in_space)
+    found = [p for p in parts if not follows(p)]
     if not found and not in_space:
         found = [p for p in _whole_problems(study) if not follows(p)]
     return list(dict.fromkeys(found))
@@ -394,6 +491,63 @@ def _resource_problems(resources: Resources) -> Iterator[Problem]:
         yield Problem(
             "resources.placement", "spread is for trials of several workers; write `workers`"
         )
+
+
+def _objective_problems(study: Study) -> Iterator[Problem]:
+    search, known = study.search, METRICS | COSTS
+    own = _trainables(study) - set(PARAMETERS)
+    if study.finalists and study.repeats > 1:
+        yield Problem("finalists", "is for configurations run once; `repeats` runs all of them")
+    if search.objectives:
+        yield from _several_problems(search)
+    yield from _bound_problems(search)
+    for key, metric in _named_metrics(search):
+        if metric.startswith("test_"):
+            yield Problem(key, f"got {metric!r}; test data chooses nothing")
+        elif metric not in known and not own:
+            hint = did_you_mean(metric, known)
+            yield Problem(key, f"got {metric!r}; allowed: {', '.join(known)}{hint}")
+    for number, point in enumerate(search.points):
+        if point.result is not None and (search.objectives or search.constraints):
+            text = "is one metric; with several objectives or constraints use warm_start"
+            yield Problem(f"search.points.{number}.result", text)
+
+
+def _several_problems(search: Search) -> Iterator[Problem]:
+    first, *others = search.objectives
+    if (search.metric, search.mode) != (first.metric, first.mode):
+        yield Problem("search.metric", "is the first of `objectives`; leave metric and mode out")
+    if not others:
+        yield Problem("search.objectives", "is for several; write `metric` and `mode` for one")
+    if len(search.directions()) < len(search.objectives):
+        yield Problem("search.objectives", "names a metric twice")
+    if search.algorithm == "optuna" and search.sampler == "cmaes":
+        yield Problem(
+            "search.sampler", "cmaes searches by one metric; use tpe, gp, nsga2, qmc or random"
+        )
+    for number, objective in enumerate(others, start=1):
+        right = (METRICS | COSTS).get(objective.metric, objective.mode)
+        if objective.mode != right:
+            text = f"got {objective.mode}; {objective.metric} is searched by {right}"
+            yield Problem(f"search.objectives.{number}.mode", text)
+
+
+def _bound_problems(search: Search) -> Iterator[Problem]:
+    for number, constraint in enumerate(search.constraints):
+        low, high = constraint.min, constraint.max
+        key = f"search.constraints.{number}"
+        if low is None and high is None:
+            yield Problem(key, "has no bound; write `max` or `min`")
+        elif low is not None and high is not None and low > high:
+            yield Problem(key, f"allows nothing: min {low:g} is above max {high:g}")
+
+
+def _named_metrics(search: Search) -> Iterator[tuple[str, str]]:
+    """Yield the metrics beyond the first one, each with its key."""
+    for number, objective in enumerate(search.objectives[1:], start=1):
+        yield f"search.objectives.{number}.metric", objective.metric
+    for number, constraint in enumerate(search.constraints):
+        yield f"search.constraints.{number}.metric", constraint.metric
 
 
 def _space_problems(study: Study) -> Iterator[Problem]:
@@ -538,6 +692,7 @@ def _whole_problems(study: Study) -> Iterator[Problem]:
     if study.search.metric == "val_loss" and "svm" in study.trainables():
         text = "an SVM has no val_loss; write val_accuracy"
         yield Problem("search.metric", text, ("trainable",))
+    yield from _lacking_problems(study)
     if study.scheduler.type != "fifo" and study.max_epochs() == 1:
         if study.trainables() == {"svm"}:
             text = (
@@ -555,6 +710,18 @@ def _whole_problems(study: Study) -> Iterator[Problem]:
     for config in sample_configs(study):
         yield from _config_problems(study, config)
         yield from _engine_problems(study, study.complete(config))
+
+
+def _lacking_problems(study: Study) -> Iterator[Problem]:
+    """Refuse metrics that some trial does not have, or not in full."""
+    scheduler = study.scheduler.type
+    for key, metric in _named_metrics(study.search):
+        for name in sorted(study.trainables()):
+            if metric in LACKING.get(name, ()):
+                yield Problem(key, f"got {metric}, which trials of {name} do not have")
+        if scheduler != "fifo" and metric in CUT_SHORT and key.startswith("search.objectives"):
+            text = f"{metric} of a trial that {scheduler} stops is cut short, so it cannot be an "
+            yield Problem("scheduler.type", text + "objective; use fifo")
 
 
 def sample_configs(study: Study) -> Iterator[Config]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -324,7 +324,7 @@ def _user_keys(location: Sequence[str | int]) -> Iterable[str]:
 def _known_keys(location: Sequence[str]) -> list[str]:
     """Return the keys that the section at a location has."""
     model: type[BaseModel] = Study
-    for part in location:
+    for part in (part for part in location if not part.isdigit()):
         field = model.model_fields.get(part)
         inner = _section(field) if field else None
         if inner is None:
@@ -334,7 +334,6 @@ def _known_keys(location: Sequence[str]) -> list[str]:
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    annotation = field.annotation
-    return (
-        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    )
+    """Return the section that a field is, or is a list of, or may be left out."""
+    found = (field.annotation, *get_args(field.annotation))
+    return next((t for t in found if isinstance(t, type) and issubclass(t, BaseModel)), None)
