@@ -38,7 +38,9 @@ def row(request: pytest.FixtureRequest) -> Iterator[Row]:
     row = Row(request.node.name.removeprefix("test_").replace("_", " "))
     request.config.stash[ROWS][row.name] = row
     yield row
-    request.config.pluginmanager.get_plugin("terminalreporter").write_line(f" {line(row)}")
+    plugins = request.config.pluginmanager
+    with plugins.get_plugin("capturemanager").global_and_fixture_disabled():
+        plugins.get_plugin("terminalreporter").write_line(f" {line(row)}")
 
 
 @pytest.fixture(scope="session")
