@@ -770,17 +770,20 @@ def _engine_problems(study: Study, full: Config) -> Iterator[Problem]:
         yield Problem(
             "resources.workers",
             f"is {workers}, but {of} trains in one process; write 1, or {remedy}",
+            ("engine", "trainable"),
         )
     elif full.get("batch_size", workers) < workers:
         yield Problem(
             "space.batch_size",
             f"{full['batch_size']} images are too few for {workers} workers; each needs one",
+            ("resources.workers",),
         )
     if full.get("zero_stage") and engine != "deepspeed":
         yield Problem(
             "space.zero_stage",
             f"is {full['zero_stage']}, but only `engine: deepspeed` shards; put it in a branch of "
             "`engine`, or leave it out",
+            ("engine",),
         )
 
 
