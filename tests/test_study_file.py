@@ -53,7 +53,14 @@ REFUSED = {
         "space.lr: `grid` has no meaning under `search.algorithm: optuna`; "
         "write {choice: [...]}, or choose `search.algorithm: grid`",
     ),
-    "range under grid": ({"space": {"lr": {"uniform": [0.1, 1]}}}, "a grid search takes only"),
+    "range under grid": (
+        {"space": {"lr": {"uniform": [0.1, 1]}}, "search": {"algorithm": "grid"}},
+        "a grid search takes only",
+    ),
+    "range without a number of trials": (
+        {"space": {"lr": {"uniform": [0.1, 1]}}},
+        "search.trials: is needed by `algorithm: optuna`, the default where `space` draws values",
+    ),
     "no number of trials": (
         {"space": {}, "search": {"algorithm": "random"}},
         "search.trials: is needed by `algorithm: random`",
@@ -96,6 +103,25 @@ def test_wrong_studies_are_refused_in_one_line(changes, message):
     assert len(refused.value.lines) == 1
     assert refused.value.lines[0].startswith("f.yaml: ")
     assert message in refused.value.lines[0]
+
+
+RANGE = {"space": {"lr": {"uniform": [0.1, 1]}}, "search": {"trials": 4}}
+
+
+@pytest.mark.parametrize(("changes", "search"), [
+    ({}, ("grid", "fifo")),
+    (RANGE, ("optuna", "asha")),
+    (RANGE | {"fixed": {"epochs": 1}}, ("optuna", "fifo")),
+    (RANGE | {"scheduler": {"type": "median"}}, ("optuna", "median")),
+    (RANGE | {"search": {"trials": 4, "algorithm": "optuna"}}, ("optuna", "fifo")),
+    (RANGE | {"search": {"trials": 4, "algorithm": "random"}}, ("random", "fifo")),
+], ids=str)  # fmt: skip
+def test_a_study_that_names_no_search_gets_the_default_of_its_space(changes, search):
+    study = validate(MINIMAL | changes, "f.yaml")
+    assert (study.search.algorithm, study.scheduler.type) == search
+    assert study.search.sampler == "tpe"
+    again = validate(yaml.safe_load(dump(study)), "f.yaml")
+    assert again == study
 
 
 def test_all_mistakes_are_reported_together():

@@ -344,11 +344,9 @@ def _import_trainables() -> None:
 
 
 def _announce(study: Study, total: int, finished: int, slots: int, console: Console) -> None:
-    search, scheduler = study.search, study.scheduler
-    name = f"optuna {search.sampler}" if search.algorithm == "optuna" else search.algorithm
     text = (
-        f"{study.name}: {total} trials, search {name}, scheduler {scheduler.type}, "
-        f"{slots} at once; the best epoch by {search.metric} counts"
+        f"{study.name}: {total} trials, {study.describe_search()}, "
+        f"{slots} at once; the best epoch by {study.search.metric} counts"
     )
     if finished:
         text += f"; {finished} are finished already"

@@ -16,7 +16,19 @@ from tuning.parameters import (
     parameters_of,
     value_adapter,
 )
-from tuning.space import Branch, Config, Domain, Grid, Space, Value, count_ways, expand, size, ways
+from tuning.space import (
+    Branch,
+    Config,
+    Domain,
+    Grid,
+    Space,
+    Value,
+    count_ways,
+    expand,
+    is_drawn,
+    size,
+    ways,
+)
 
 #: Data sets of hand-written digits: a mirrored digit is no digit, so they are never flipped.
 DIGITS = ("mnist", "digits")
@@ -86,7 +98,9 @@ class Search(Section):
     """How configurations are chosen."""
 
     algorithm: Literal["grid", "random", "optuna"] = Field(
-        "grid", description="grid: all combinations; random: independent draws; optuna: a sampler"
+        "grid",
+        description="grid: all combinations; random: independent draws; optuna: a sampler. Left "
+        "out, it is optuna where `space` has other domains than `grid`",
     )
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"] = Field(
         "tpe",
@@ -127,7 +141,9 @@ class Scheduler(Section):
         "fifo",
         description="fifo: none; asha: the worst at each rung of epochs; hyperband: likewise, in "
         "brackets that wait for each other (it halves only with slots for a whole bracket); "
-        "median: what is worse than the median of the others",
+        "median: what is worse than the median of the others. Left out together with "
+        "`search.algorithm`, it is asha where `space` has other domains than `grid` and trials "
+        "several epochs",
     )
     grace_epochs: PositiveInt = Field(
         1, description="asha, median: epochs before a trial may be stopped"
@@ -260,6 +276,12 @@ class Study(Section):
         """Return the most epochs that any trial can run."""
         return max((config_epochs(way) for way in ways(self.full_space())), default=1)
 
+    def describe_search(self) -> str:
+        """Return searcher and scheduler in a few words."""
+        search = self.search
+        name = f"optuna {search.sampler}" if search.algorithm == "optuna" else search.algorithm
+        return f"search {name}, scheduler {self.scheduler.type}"
+
     def complete(self, config: Config) -> Config:
         """Return a drawn configuration with the defaults of all parameters that it leaves open."""
         trainable = config["trainable"]
@@ -269,6 +291,33 @@ class Study(Section):
         parameters = parameters_of(trainable).model_validate(values)
         dataset = config.get("dataset", self.dataset.name)
         return {"trainable": trainable, "dataset": dataset} | parameters.model_dump()
+
+
+def with_default_algorithm(study: Study) -> Study:
+    """Return a study with the search that holds where its file names none.
+
+    A space of grids is tried whole; any other one is searched by TPE.
+    """
+    if "algorithm" in study.search.model_fields_set or not is_drawn(study.space):
+        return study
+    search = study.search.model_copy(update={"algorithm": "optuna"})
+    return study.model_copy(update={"search": search})
+
+
+def with_default_scheduler(study: Study, written: Study) -> Study:
+    """Return a right study with the scheduler that holds where its file names none.
+
+    It is ASHA where the search is the default one too and trials have several epochs.
+
+    Args:
+        study: with its search.
+        written: the same as its file has it.
+    """
+    named = written.search.model_fields_set | written.scheduler.model_fields_set
+    if {"algorithm", "type"} & named or study.search.algorithm == "grid" or study.max_epochs() == 1:
+        return study
+    scheduler = study.scheduler.model_copy(update={"type": "asha"})
+    return study.model_copy(update={"scheduler": scheduler})
 
 
 def config_epochs(way: Space) -> int:
@@ -337,7 +386,8 @@ def _section_problems(study: Study) -> Iterator[Problem]:
     if search.algorithm == "grid" and search.trials is not None:
         yield Problem("search.trials", "grid tries every combination; leave `trials` out")
     if search.algorithm != "grid" and search.trials is None:
-        yield Problem("search.trials", f"is needed by `algorithm: {search.algorithm}`")
+        why = ", the default where `space` draws values" if search.algorithm == "optuna" else ""
+        yield Problem("search.trials", f"is needed by `algorithm: {search.algorithm}`{why}")
     if search.algorithm == "optuna" and study.repeats > 1:
         yield Problem("repeats", "is for grid and random searches; optuna runs each once")
     if search.metric not in METRICS and not own:

@@ -16,7 +16,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from tuning.study import Problem, Study, did_you_mean, problems
+from tuning.study import (
+    Problem,
+    Study,
+    did_you_mean,
+    problems,
+    with_default_algorithm,
+    with_default_scheduler,
+)
 
 #: PyYAML reads 20 KB in a second; the study files that come with the project have 2 KB.
 MAX_BYTES = 1 << 15
@@ -115,14 +122,18 @@ def validate(raw: Mapping[str, Any], source: str) -> Study:
         StudyError: with all that is wrong.
     """
     try:
-        study = Study.model_validate(raw)
+        written = Study.model_validate(raw)
     except ValidationError as error:
         # Looking for the nearest known key takes a while, for thousands of wrong ones too long.
         found = list(islice(_explain(error), MAX_LINES + 1))
     else:
+        study = with_default_algorithm(written)
         found = problems(study)
         if not found:
-            return study
+            complete = with_default_scheduler(study, written)
+            found = [] if complete == study else problems(complete)
+            if not found:
+                return complete
     lines = [_plain(f"{source}: {p.key}: {p.message}") for p in dict.fromkeys(found)]
     more = [f"{source}: and more"] if len(lines) > MAX_LINES else []
     raise StudyError(lines[:MAX_LINES] + more)
