@@ -205,6 +205,9 @@ class Budget(Section):
         description="seconds times the GPUs of each trial, or times its CPUs if it has no GPU "
         "(default: no end)",
     )
+    epochs: PositiveInt | None = Field(
+        None, description="epochs of all trials together (default: no end)"
+    )
 
 
 class Study(Section):
