@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.search_real FOLDER [--seeds 3] [--data DIR]
 
-Runs the studies of `tests/benchmarks/real` with the seeds 0, 1, ..., one trial at a time, and prints
-what each found: the trial with the best validation accuracy at any of its epochs among those that
-ran to their end, since only those were read on test. What is in FOLDER already is not run again; a
-run that was cut off goes on. Accuracies are percent of 1,050 images each, seconds those of the
-trials, so that other work on the machine changes them; the epochs are the same everywhere.
+Runs the studies of `tests/benchmarks/real` with the seeds 0, 1, ..., one trial at a time, and
+prints what each found: the trial with the best validation accuracy at any of its epochs, among
+those that ran to their end, since only those were read on test. What is in FOLDER already is not
+run again; a run that was cut off goes on. Accuracies are percent of 1,050 images each. Seconds are
+those of the trials, which other work on the machine changes; the epochs are the same everywhere.
 """
 
 from __future__ import annotations
