@@ -175,6 +175,11 @@ def _extended(study: Study, trials: int) -> Study:
             "--extend: a grid search has tried every combination; "
             "write a study with more values, or with `algorithm: random`"
         )
+    if study.scheduler.type in ("pbt", "pb2"):
+        raise ResumeError(
+            f"--extend: the {study.search.trials} trials of a population train side by side; "
+            "write a study with more of them"
+        )
     search = study.search.model_copy(update={"trials": study.search.trials + trials})
     return study.model_copy(update={"search": search})
 
@@ -217,8 +222,6 @@ def _fit(
 ) -> Outcome:
     """Run all trials that the record does not hold as finished."""
     events = list(read_events(folder))
-    scheduler = schedulers.build_scheduler(study)
-    schedulers.replay(scheduler, events)
     searcher = StudySearcher(study, record, events, allow_changed=allow_changed)
     session = 1 + sum(event["event"] == "session" for event in events)
     record.append(
@@ -250,6 +253,8 @@ def _fit(
 
     watch = RayWatch(end_at_once)
     recorder = Recorder(study, folder, record, searcher.trials, before_failure=watch.check)
+    scheduler = schedulers.build_scheduler(study, recorder.write_round)
+    schedulers.replay(scheduler, events)
     try:
         if len(finished) < total:
             _warm_up(study, slots)

@@ -17,6 +17,9 @@ A line is eight hexadecimal digits (the CRC-32 of the rest), a space, and one JS
     report   time, trial, metrics                  one report (per epoch)
     end      time, trial, status, error            completed, stopped or failed
     retry    time, trial                           a failed trial is to begin anew
+    round    time, epoch, scores, trials           a population came to an epoch with these scores;
+                                                   these trials go on from a donor's weights with
+                                                   another configuration
 
 Times are Unix seconds. Nothing here needs Ray or torch, so that `analysis` reads studies without.
 """
@@ -27,6 +30,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -95,6 +99,8 @@ class TrialRecord:
     Attributes:
         busy_seconds: wall time that the trial held its resources, up to its last event.
         busy_since: when it began or last reported, while it runs.
+        takeovers: under PBT and PB2, by the epoch after which it went on from the weights of
+            another trial: that `donor`, and the `config` since then.
     """
 
     trial: str
@@ -107,14 +113,33 @@ class TrialRecord:
     ended: float | None = None
     busy_seconds: float = 0.0
     busy_since: float | None = None
+    takeovers: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
         return self.status in ("completed", "stopped", "failed")
 
+    def has_report(self, metrics: Mapping[str, Any]) -> bool:
+        """Tell whether the epoch of a report is known already."""
+        return metrics.get("epoch") in [r.get("epoch") for r in self.reports]
+
+    def config_at(self, epoch: float) -> dict[str, Any]:
+        """Return the configuration with which an epoch was trained."""
+        taken = [t["config"] for after, t in self.takeovers.items() if after < epoch]
+        return taken[-1] if taken else self.config
+
+    def last_config(self) -> dict[str, Any]:
+        """Return the configuration with which the trial ended, or goes on."""
+        return self.config_at(math.inf)
+
+    def judged_reports(self) -> list[dict[str, Any]]:
+        """Return the reports that tell what the last configuration and weights are worth."""
+        last = max(self.takeovers, default=0)
+        return [r for r in self.reports if r.get("epoch", 1) > last]
+
     def best_report(self) -> dict[str, Any]:
         """Return the report with the highest validation accuracy, the earliest of equal ones."""
-        scored = [r for r in self.reports if r.get("val_accuracy") is not None]
+        scored = [r for r in self.judged_reports() if r.get("val_accuracy") is not None]
         return max(scored, key=lambda r: r["val_accuracy"], default={})
 
     def row(self) -> dict[str, Any]:
@@ -122,7 +147,7 @@ class TrialRecord:
         last = self.reports[-1] if self.reports else {}
         best = self.best_report()
         row = dict.fromkeys(COLUMNS)
-        row |= {k: v for k, v in self.config.items() if k != "epochs"}
+        row |= {k: v for k, v in self.last_config().items() if k != "epochs"}
         row |= self.facts
         row |= {k: v for k, v in last.items() if k != "epoch"}
         row |= {
@@ -137,6 +162,9 @@ class TrialRecord:
             "ended": self.ended,
             "error": self.error,
         }
+        if self.takeovers:
+            taken = (f"{t['donor']} after {epoch}" for epoch, t in self.takeovers.items())
+            row["weights_from"] = ", ".join(taken)
         return row
 
 
@@ -267,7 +295,15 @@ def collect(events: Iterable[Event]) -> dict[str, TrialRecord]:
             trials[event["trial"]] = TrialRecord(event["trial"], event["config"])
         elif "trial" in event:
             apply(trials[event["trial"]], event)
+        elif event["event"] == "round":
+            apply_round(trials, event)
     return trials
+
+
+def apply_round(trials: Mapping[str, TrialRecord], event: Event) -> None:
+    """Add a round of a population to the trials that went on from another's weights in it."""
+    for name, taken in event["trials"].items():
+        trials[name].takeovers[event["epoch"]] = taken
 
 
 def apply(trial: TrialRecord, event: Event) -> None:
@@ -280,8 +316,7 @@ def apply(trial: TrialRecord, event: Event) -> None:
         case "facts":
             trial.facts |= event["facts"]
         case "report":
-            known = [r.get("epoch") for r in trial.reports]
-            if event["metrics"].get("epoch") not in known:
+            if not trial.has_report(event["metrics"]):
                 trial.reports.append(event["metrics"])
             _count_time(trial, event["time"])
         case "end":
@@ -292,7 +327,7 @@ def apply(trial: TrialRecord, event: Event) -> None:
             trial.busy_since = None
         case "retry":
             trial.status, trial.error = "pending", ""
-            trial.reports, trial.facts = [], {}
+            trial.reports, trial.facts, trial.takeovers = [], {}, {}
             trial.started = trial.ended = None
 
 

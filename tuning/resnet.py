@@ -139,15 +139,14 @@ class ResNetTraining:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule:
             self.schedule.load_state_dict(state["schedule"])
-        else:
-            # The state may be another trial's, under population based training.
-            self._set_hyperparameters()
         self.scaler.load_state_dict(state["scaler"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
 
-    def _set_hyperparameters(self) -> None:
-        """Give the optimizer this trial's own values, whatever its state held."""
+    def adopt(self, state: dict[str, Any]) -> None:
+        """Take over another trial's state; the best epoch to test is one of this trial's own."""
+        self.restore(state)
+        self.best_accuracy = -1.0
         p = self.parameters
         for group in self.optimizer.param_groups:
             group["lr"], group["weight_decay"] = p.lr, p.weight_decay

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import optuna
 from ray.tune.search import Searcher
 
-from tuning.record import Event, Record, TrialRecord, apply, read_trials
+from tuning.record import Event, Record, TrialRecord, apply, apply_round, read_trials
 from tuning.samplers import Encoder, build_sampler, tuned
 from tuning.space import Config, draw, expand
 from tuning.study import Study
@@ -230,7 +230,7 @@ def _optuna_study(study: Study, sampler: optuna.samplers.BaseSampler) -> optuna.
 def metric_value(study: Study, trial: TrialRecord) -> float | None:
     """Return a trial's metric at its best epoch; None for a failed trial."""
     values: list[float] = [
-        r[study.search.metric] for r in trial.reports if study.search.metric in r
+        r[study.search.metric] for r in trial.judged_reports() if study.search.metric in r
     ]
     if trial.status == "failed" or not values:
         return None
@@ -273,6 +273,8 @@ def _earlier_results(study: Study, folder: Path) -> list[dict[str, Any]]:
             known = Encoder(space, config)
         except ValueError:
             continue
+        if trial.takeovers:
+            continue  # Its value is that of a schedule, which no configuration of this study is.
         if value is not None and trial.finished and study.complete(known.config) == config:
             results.append({"values": known.values, "value": value, "source": folder.name})
     if not results:
@@ -344,7 +346,7 @@ class StudySearcher(Searcher):
             self.record.append("trial", time=time.time(), trial=name, config=config)
             self.trials[name] = trial
         self._by_tune_id[trial_id] = trial
-        return {"trial": trial.trial} | trial.config
+        return {"trial": trial.trial} | trial.last_config()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -370,6 +372,8 @@ class StudySearcher(Searcher):
         elif event["event"] == "known":
             for result in event["results"]:
                 self.strategy.learn(result["values"], result["value"])
+        elif event["event"] == "round":
+            apply_round(self.trials, event)
         elif "trial" in event:
             trial = self.trials[event["trial"]]
             apply(trial, event)

@@ -21,7 +21,11 @@ from tuning.space import (
     Config,
     Domain,
     Grid,
+    Int,
+    LogInt,
+    LogUniform,
     Space,
+    Uniform,
     Value,
     count_ways,
     expand,
@@ -37,6 +41,8 @@ DATASETS = ("fashion_mnist", "mnist", "digits")
 NO_DATASET = "none"
 #: Metrics of the trainables that come with the package, and the direction of each.
 METRICS = {"val_accuracy": "max", "val_loss": "min"}
+#: Parameters of a ResNet that may change while it trains: its weights and optimizer stay.
+MUTABLE = ("lr", "momentum", "weight_decay", "label_smoothing", "batch_size", "augmentation")
 #: Most trials of a study, and most ways through the branches of its space.
 MAX_TRIALS = 10_000
 MAX_WAYS = 100
@@ -137,11 +143,13 @@ class Search(Section):
 class Scheduler(Section):
     """Which trials are stopped early."""
 
-    type: Literal["fifo", "asha", "hyperband", "median"] = Field(
+    type: Literal["fifo", "asha", "hyperband", "median", "pbt", "pb2"] = Field(
         "fifo",
         description="fifo: none; asha: the worst at each rung of epochs; hyperband: likewise, in "
         "brackets that wait for each other (it halves only with slots for a whole bracket); "
-        "median: what is worse than the median of the others. Left out together with "
+        "median: what is worse than the median of the others; pbt: stops nothing, but the worst "
+        "quarter goes on with the weights and the perturbed parameters of the best one; pb2: "
+        "likewise, a Gaussian process chooses the parameters. Left out together with "
         "`search.algorithm`, it is asha where `space` has other domains than `grid` and trials "
         "several epochs",
     )
@@ -150,6 +158,14 @@ class Scheduler(Section):
     )
     reduction_factor: Annotated[int, Field(ge=2)] = Field(
         3, description="asha, hyperband: one trial in this many goes on past a rung"
+    )
+    perturb_epochs: PositiveInt = Field(
+        1, description="pbt, pb2: epochs after which all trials wait for each other and change"
+    )
+    mutate: list[str] = Field(
+        default_factory=list,
+        description="pbt, pb2: parameters of `space` that change while a trial trains; pb2 takes "
+        "only ranges of numbers, and searches them evenly, not in their logarithm",
     )
 
 
@@ -557,8 +573,71 @@ def _whole_problems(study: Study) -> Iterator[Problem]:
             "scheduler.grace_epochs",
             f"got {study.scheduler.grace_epochs}, above the {study.max_epochs()} epochs of a trial",
         )
+    yield from _population_problems(study)
     for config in sample_configs(study):
         yield from _config_problems(study, config)
+
+
+def _population_problems(study: Study) -> Iterator[Problem]:
+    """Check what only holds under PBT and PB2."""
+    scheduler, search = study.scheduler, study.search
+    if scheduler.type not in ("pbt", "pb2"):
+        if scheduler.mutate:
+            yield Problem(
+                "scheduler.mutate", f"is for pbt and pb2; {scheduler.type} changes nothing"
+            )
+        return
+    if search.algorithm == "grid":
+        yield Problem(
+            "search.algorithm",
+            f"{scheduler.type} changes parameters while a trial trains, so no grid of them is "
+            "tried; write `algorithm: random`, and choices or ranges in `space`",
+        )
+    elif search.algorithm == "optuna" and search.sampler not in ("random", "qmc"):
+        yield Problem(
+            "search.sampler",
+            f"{search.sampler} learns what a configuration is worth, but {scheduler.type} changes "
+            "it on the way; write `algorithm: random`",
+        )
+    elif (search.trials or 0) * study.repeats < 2:
+        yield Problem("search.trials", "got 1; a population needs at least 2 trials")
+    if scheduler.perturb_epochs >= study.max_epochs() > 1:
+        yield Problem(
+            "scheduler.perturb_epochs",
+            f"got {scheduler.perturb_epochs}, but trials end after {study.max_epochs()} epochs",
+        )
+    if study.max_epochs() == 1:
+        return
+    if "svm" in study.trainables():
+        yield Problem(
+            "scheduler.type",
+            f"an SVM is fitted anew on every rung, so {scheduler.type} has no weights to hand on; "
+            "use asha with `rungs: 3` in `fixed`",
+        )
+    elif not scheduler.mutate:
+        yield Problem("scheduler.mutate", "is missing: which parameters of `space` may change?")
+    else:
+        yield from _mutation_problems(study)
+
+
+def _mutation_problems(study: Study) -> Iterator[Problem]:
+    every = list(ways(study.full_space()))
+    kind = study.scheduler.type
+    for key in study.scheduler.mutate:
+        entries = [way.get(key) for way in every]
+        domain, text = entries[0], ""
+        if any(entry != domain for entry in entries):
+            text = "must be the same in all branches of `space`"
+        elif not isinstance(domain, Domain):
+            text = "is not drawn by `space`; give it a choice or a range there"
+        elif kind == "pb2" and not isinstance(domain, Uniform | LogUniform | Int | LogInt):
+            text = "is no range; pb2 takes only uniform, loguniform, int and logint"
+        elif study.trainables() == {"resnet"} and key not in MUTABLE:
+            text = f"cannot change while a network trains; what can: {', '.join(MUTABLE)}"
+        elif key == "lr" and any("onecycle" in _values(way.get("schedule")) for way in every):
+            text = "follows the one-cycle schedule; write `schedule: constant`"
+        if text:
+            yield Problem("scheduler.mutate", f"{key} {text}")
 
 
 def sample_configs(study: Study) -> Iterator[Config]:

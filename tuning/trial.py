@@ -60,7 +60,8 @@ class Training(Protocol):
     It is made as `Class(parameters, data, seed, allotment)`: its parameters (an object with one
     attribute each), a `tuning.data.ImageData` (None under `dataset: {name: none}`), the trial's
     seed, and the `tuning.resources.Allotment`. It may have `facts`, what does not change within a
-    trial, and `test_predictions`, classes `[n_test]` or None.
+    trial, `test_predictions`, classes `[n_test]` or None, and `adopt(state)`, which population
+    based training calls in place of `restore` when the state is another trial's.
     """
 
     def step(self) -> dict[str, Any]:
@@ -246,6 +247,7 @@ class StudyTrial(tune.Trainable):
 
     def _state(self, report: dict[str, Any]) -> dict[str, Any]:
         return {
+            "trial": self.config["trial"],
             "training": self.training.state(),
             "report": report,
             "reports": self.reports,
@@ -253,7 +255,9 @@ class StudyTrial(tune.Trainable):
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.training.restore(state["training"])
+        own = state.get("trial") in (None, self.config["trial"])
+        restore = self.training.restore
+        (restore if own else getattr(self.training, "adopt", restore))(state["training"])
         self.saved_report = state["report"]
         self.reports = state["reports"]
         self.total_seconds = state["total_seconds"]
