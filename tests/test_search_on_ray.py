@@ -107,15 +107,16 @@ def speed(config):
     return 10 - 2 * abs(math.log10(config["lr"]) + 2)
 
 
-def test_the_documented_example_runs_as_its_file_says(tmp_path, tuning_command):
-    source = (ROOT / "examples" / "digits_mlp.py").read_text()
-    code = source[source.index("class ") :].splitlines()
-    assert sum(bool(line.strip()) for line in code) < 30
-    example = yaml.safe_load((ROOT / "examples" / "digits_mlp.yaml").read_text())
-    file = tmp_path / "digits_mlp.yaml"
-    file.write_text(yaml.safe_dump(example | {"code": str(ROOT / "examples")}))
+@pytest.mark.parametrize("example", ["digits_mlp", "digits_sgd"])
+def test_the_documented_examples_run_as_their_files_say(tmp_path, tuning_command, example):
+    source = (ROOT / "examples" / f"{example}.py").read_text()
+    assert sum(bool(line.strip()) for line in source.splitlines()[1:]) < 30
+    study = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
+    file = tmp_path / f"{example}.yaml"
+    file.write_text(yaml.safe_dump(study | {"code": str(ROOT / "examples")}))
     result = tuning_command("run", file, "--set", "search.trials=4")
     assert result.returncode == 0, result.stderr + result.stdout
+    assert "search optuna tpe, scheduler asha" in result.stdout
     rows = table(folder_of(result))
     assert len(rows) == 4
     assert max(float(row["val_accuracy"]) for row in rows) > 85

@@ -129,6 +129,17 @@ REFUSED = {
         },
         "scheduler.type: an SVM ",
     ),
+    "PBT of a function": (
+        {
+            "trainable": "digits_sgd:train",
+            "code": str(ROOT / "examples"),
+            "search": RANDOM,
+            "space": {"lr": DRAWN["lr"]},
+            "fixed": {"epochs": 3},
+            "scheduler": PBT,
+        },
+        "scheduler.type: digits_sgd:train is a function, which has no state to hand on",
+    ),
     "mutations without PBT": (
         {"scheduler": {"type": "asha", "mutate": ["lr"]}},
         "scheduler.mutate: is for pbt and pb2; asha changes nothing",

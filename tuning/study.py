@@ -12,6 +12,7 @@ from tuning.parameters import (
     PARAMETERS,
     TrainableError,
     find_trainable,
+    is_function,
     knows,
     parameters_of,
     value_adapter,
@@ -233,8 +234,8 @@ class Study(Section):
     dataset: Dataset = Field(default_factory=lambda: Dataset(), description="the images")
     trainable: str | None = Field(
         None,
-        description="what a trial trains: resnet, svm, or your own `package.module:Class`; or put "
-        "it in `space` as a branch",
+        description="what a trial trains: resnet, svm, or your own `package.module:name`, a class "
+        "or a function; or put it in `space` as a branch",
     )
     code: str | None = Field(
         None, description="folder in which your own trainable's module lies, if not installed"
@@ -468,7 +469,7 @@ def _why_unknown(study: Study, trainable: str) -> str:
         return ""
     if ":" not in trainable:
         allowed = ", ".join(PARAMETERS)
-        text = f"got {trainable!r}; allowed: {allowed}, or your own package.module:Class"
+        text = f"got {trainable!r}; allowed: {allowed}, or your own package.module:name"
         return text + did_you_mean(trainable, PARAMETERS)
     try:
         find_trainable(trainable, study.code)
@@ -601,18 +602,30 @@ def _population_problems(study: Study) -> Iterator[Problem]:
         )
     elif (search.trials or 0) * study.repeats < 2:
         yield Problem("search.trials", "got 1; a population needs at least 2 trials")
-    if scheduler.perturb_epochs >= study.max_epochs() > 1:
+    if study.max_epochs() > 1:
+        yield from _handing_on_problems(study)
+
+
+def _handing_on_problems(study: Study) -> Iterator[Problem]:
+    """Check that trials can take over one another's weights."""
+    scheduler = study.scheduler
+    functions = [name for name in study.trainables() - set(PARAMETERS) if is_function(name)]
+    if scheduler.perturb_epochs >= study.max_epochs():
         yield Problem(
             "scheduler.perturb_epochs",
             f"got {scheduler.perturb_epochs}, but trials end after {study.max_epochs()} epochs",
         )
-    if study.max_epochs() == 1:
-        return
     if "svm" in study.trainables():
         yield Problem(
             "scheduler.type",
             f"an SVM is fitted anew on every rung, so {scheduler.type} has no weights to hand on; "
             "use asha with `rungs: 3` in `fixed`",
+        )
+    elif functions:
+        yield Problem(
+            "scheduler.type",
+            f"{functions[0]} is a function, which has no state to hand on; {scheduler.type} needs "
+            "a class with `state` and `restore`",
         )
     elif not scheduler.mutate:
         yield Problem("scheduler.mutate", "is missing: which parameters of `space` may change?")

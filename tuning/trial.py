@@ -18,8 +18,9 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +31,7 @@ from ray import tune
 
 from tuning import checkpoint
 from tuning.data import DataError, ImageData
-from tuning.parameters import PARAMETERS, find_trainable, parameters_of
+from tuning.parameters import PARAMETERS, TrainableError, find_trainable, parameters_of
 from tuning.record import write_atomically
 from tuning.resources import Allotment, ResourceError
 from tuning.study import Limits
@@ -44,6 +45,7 @@ PERMANENT = (
     DataError,
     ResourceError,
     ModuleNotFoundError,
+    TrainableError,
     MemoryError,
     torch.OutOfMemoryError,
     TimeoutError,
@@ -72,6 +74,46 @@ class Training(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
+
+
+class FunctionTraining:
+    """A user's function as a `Training`: a generator that yields the metrics of every epoch.
+
+    The trial ends when the function does, or after its `epochs` if it has such a parameter. A
+    function has no state to go on from: a trial that lost its process runs it again, and passes
+    over the epochs that are known. One that returns metrics in place of yielding reports once.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], parameters: Any, data: Any, seed: int, allotment: Any
+    ) -> None:
+        self.last: dict[str, Any] = {}
+        self.epoch = 0
+        self.epochs = getattr(parameters, "epochs", None)
+        made = function(parameters, data, seed, allotment)
+        self.reports = iter([made] if isinstance(made, Mapping) else made)
+
+    def step(self) -> dict[str, Any]:
+        """Return the next epoch's metrics; after an end that `epochs` did not tell, the last."""
+        report = next(self.reports, None)
+        if report is None:
+            return self.last | {"done": True}
+        if not isinstance(report, Mapping):
+            raise TrainableError(
+                f"the function must yield mappings of metrics, but gave {report!r}"
+            )
+        self.epoch += 1
+        self.last = {"epoch": self.epoch, **report}
+        return self.last | {"done": self.epoch == self.epochs}
+
+    def state(self) -> dict[str, Any]:
+        """Return how many epochs are known."""
+        return {"epoch": self.epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Run the function again up to where it was."""
+        while self.epoch < state["epoch"]:
+            self.step()
 
 
 class StudyTrial(tune.Trainable):
@@ -336,7 +378,7 @@ def _limit_memory(gib: float) -> None:
 
 
 def trainable_class(name: str, code: str | None = None) -> Any:
-    """Return the class that trains; imported here, since an SVM needs no torchvision."""
+    """Return what makes a `Training`; imported here, since an SVM needs no torchvision."""
     if name == "svm":
         from tuning.svm import SVMTraining
 
@@ -345,7 +387,8 @@ def trainable_class(name: str, code: str | None = None) -> Any:
         from tuning.resnet import ResNetTraining
 
         return ResNetTraining
-    return find_trainable(name, code)
+    found = find_trainable(name, code)
+    return found if isinstance(found, type) else partial(FunctionTraining, found)
 
 
 def _memory_bytes() -> int:
