@@ -189,6 +189,7 @@ def test_a_study_that_names_no_search_gets_the_default_of_its_space(changes, sea
     study = validate(MINIMAL | changes, "f.yaml")
     assert (study.search.algorithm, study.scheduler.type) == search
     assert study.search.sampler == "tpe"
+    assert study.scheduler.reduction_factor == (4 if study.scheduler.type == "asha" else 3)
     again = validate(yaml.safe_load(dump(study)), "f.yaml")
     assert again == study
 
