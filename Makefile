@@ -4,15 +4,16 @@ BIN := $(VENV)/bin
 
 FAULTS ?= 20
 
-.PHONY: help run test cluster-test faults lint bench bench-search clean
+.PHONY: help run test cluster-test faults lint bench bench-quick bench-search clean
 
 help:
 	@echo "make run    install what is needed, run the quickstart study and print its tables"
 	@echo "make test   install what is needed, run linters, type checks and all tests"
 	@echo "make cluster-test  run only the tests on two raised hosts; needs root"
 	@echo "make bench  print timings as ratios measured side by side"
+	@echo "make bench-quick  the same on few images and trials, in minutes"
 	@echo "make bench-search  print what each search finds per unit of compute, by replay (minutes)"
-	@echo "make faults run the whole fault matrix, FAULTS=20 repetitions of each row, and print it"
+	@echo "make faults run the whole fault matrix, with FAULTS=20 kills of the driver, and print it"
 	@echo "make clean  remove the virtual environment"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -34,12 +35,22 @@ test: lint
 	$(BIN)/pytest
 
 cluster-test: $(VENV)/.installed
-	TUNING_CLUSTER_TEST=1 $(BIN)/pytest tests/cluster
+	$(BIN)/pytest tests/cluster
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.training
 	$(BIN)/python -m tests.benchmarks.svm
+	$(BIN)/python -m tests.benchmarks.overhead
+	$(BIN)/python -m tests.benchmarks.packing
+	$(BIN)/python -m tests.benchmarks.growth
 	$(BIN)/python -m tests.benchmarks.analysis_scale
+
+bench-quick: $(VENV)/.installed
+	$(BIN)/python -m tests.benchmarks.training --images 512 --repeats 1
+	$(BIN)/python -m tests.benchmarks.svm --quick
+	$(BIN)/python -m tests.benchmarks.overhead --quick
+	$(BIN)/python -m tests.benchmarks.packing --quick
+	$(BIN)/python -m tests.benchmarks.growth --quick
 
 faults: $(VENV)/.installed
 	$(BIN)/pytest tests/faults --faults $(FAULTS)

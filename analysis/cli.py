@@ -52,6 +52,8 @@ class Name(StrEnum):
     HARDWARE = "hardware"
     SPEEDUP = "speedup"
     SEARCH = "search"
+    FRONT = "front"
+    FINALISTS = "finalists"
     TRIALS = "trials"
     ALL = "all"
 
@@ -163,6 +165,7 @@ def _load(
 def _tables(results: Results, names: Sequence[str], group_by: str) -> list[Table]:
     """Build the named tables; of `all`, those without a row and without a note are left out."""
     from analysis import query, tables
+    from analysis.front import covered, finalists, front
     from analysis.search import search
     from analysis.speedup import speedup
 
@@ -175,6 +178,8 @@ def _tables(results: Results, names: Sequence[str], group_by: str) -> list[Table
         "hardware": lambda: [tables.hardware(results, group)],
         "speedup": lambda: list(speedup(results)),
         "search": lambda: [search(results)],
+        "front": lambda: [front(results), covered(results)],
+        "finalists": lambda: [finalists(results)],
     }
     chosen = makers if every else [n for n in dict.fromkeys(names) if n in makers]
     made = [table for name in chosen for table in makers[name]()]

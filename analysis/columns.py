@@ -56,6 +56,17 @@ COLUMNS = {
     "fast_trial": Column("device trial"),
     "epochs_planned": Column("epochs planned", 0),
     "n": Column("n", 0),
+    "feasible": Column("in bounds"),
+    "pareto": Column("front"),
+    "finalist_of": Column("finalist of"),
+    "answered_from": Column("answered from"),
+    "val_interval": Column("val 95 %"),
+    "val_loss": Column("val loss", 4),
+    "memory_bytes": Column("memory bytes", 0),
+    "in_search": Column("in search", 2),
+    "ended_seconds": Column("ended s", 1),
+    "hypervolume_percent": Column("hypervolume %", 1),
+    "rank": Column("rank", 0),
 }
 _DEFAULT = Column("")
 _SUFFIXES = ("_low", "_high", "_spread")

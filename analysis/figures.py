@@ -10,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.columns import empty, write
+from analysis.front import Coverage, called_best, coverage_of
 from analysis.load import Results
+from analysis.pareto import Objective, comparable, losses, measured, non_dominated, objectives
 from analysis.predictions import Predictions, read_predictions
 from analysis.search import choose
 from analysis.tables import varied
@@ -53,6 +55,26 @@ class Point(NamedTuple):
     seconds: float
     accuracy: float
     front: bool
+
+
+class Mark(NamedTuple):
+    """One trial by its first two objectives; `best` is the one that is called so."""
+
+    name: str
+    first: float
+    second: float
+    front: bool
+    feasible: bool
+    best: bool
+
+
+class Front(NamedTuple):
+    """Trials by two objectives, and the hypervolume that they covered over time."""
+
+    first: Objective
+    second: Objective
+    marks: list[Mark]
+    coverage: Coverage
 
 
 class Axis(NamedTuple):
@@ -146,7 +168,8 @@ def accuracy_against_time(results: Results, trials: pd.DataFrame) -> tuple[str, 
     column = "val_accuracy" if done["val_accuracy"].notna().any() else "test_accuracy"
     done = done[done[column].notna()].sort_values(column, ascending=False).head(MOST_POINTS)
     settings = varied(trials, results.hyperparameters)
-    front = pareto_front(done["total_seconds"].to_numpy(float), done[column].to_numpy(float))
+    goals = (Objective("total_seconds", "min"), Objective(column, "max"))
+    front = non_dominated(losses(done, goals))
     points = [
         Point(
             describe(trial, settings),
@@ -161,15 +184,37 @@ def accuracy_against_time(results: Results, trials: pd.DataFrame) -> tuple[str, 
     return column, points
 
 
-def pareto_front(seconds: Floats, accuracy: Floats) -> NDArray[np.bool_]:
-    """Mark the points [n] that no other point beats: not slower and more accurate, or as good."""
-    order = np.lexsort((-accuracy, seconds))
-    front = np.zeros(len(seconds), dtype=np.bool_)
-    best = -np.inf
-    for i in order:
-        front[i] = accuracy[i] > best
-        best = max(best, accuracy[i])
-    return front
+def pareto_front(results: Results, trials: pd.DataFrame) -> Front | None:
+    """Return the trials of one study by its first two objectives, or None without several."""
+    studies = [results.study(str(name)) for name in trials["study"].unique()]
+    study = next((s for s in studies if objectives(s.description)), None)
+    if study is None:
+        return None
+    goals = objectives(study.description)
+    rows = trials[trials["study"].eq(study.name) & trials["status"].eq("completed")]
+    if "finalist_of" in rows:
+        rows = rows[rows["finalist_of"].isna()]
+    rows = measured(rows, goals).head(MOST_POINTS)
+    if rows.empty:
+        return None
+    settings = varied(rows, results.hyperparameters)
+    chosen = called_best(trials[trials["study"].eq(study.name)])
+    if "feasible" not in rows:
+        rows = rows.assign(feasible=True)
+    flags = zip(rows["pareto"].eq(True), ~rows["feasible"].eq(False), strict=True)
+    marks = [
+        Mark(
+            describe(trial, settings),
+            float(trial[goals[0].metric]),
+            float(trial[goals[1].metric]),
+            bool(ahead),
+            bool(within),
+            trial["trial_id"] in chosen,
+        )
+        for (_, trial), (ahead, within) in zip(rows.iterrows(), flags, strict=True)
+    ]
+    own = rows.assign(began=trials["started"].min())
+    return Front(goals[0], goals[1], marks, coverage_of(comparable(own, goals), goals))
 
 
 def parallel_coordinates(results: Results, trials: pd.DataFrame) -> Parallel | None:

@@ -49,10 +49,17 @@ def best_configurations(results: Results) -> Iterator[Finding]:
         values = ", ".join(_accuracies(first))
         if len(best) > 1:
             others = ", ".join(best["trial_id"].iloc[1:])
-            tie = f"{chosen} shares the highest validation accuracy with {others}: {values}."
+            goal = "highest validation accuracy" if empty(first.get("goal")) else "best value"
+            tie = f"{chosen} shares the {goal} with {others}: {values}."
             yield Finding(Verdict.NOTED, tie, {"tied": len(best)})
             continue
-        yield Finding(Verdict.NOTED, f"{chosen} has the highest validation accuracy: {values}.")
+        goal = "highest validation accuracy"
+        if not empty(first.get("finalist_of")):
+            goal = "best mean over new seeds among the finalists"
+        elif not empty(first.get("goal")):
+            goal = "best value of the searched metric"
+        text = f"{chosen} has the {goal}{f': {values}' if values else ''}."
+        yield Finding(Verdict.NOTED, text)
         # Written out, since an empty setting is not equal to itself.
         written = trials[settings].map(repr)
         same = written.eq(written.loc[[first.name]].iloc[0]).all(axis="columns")

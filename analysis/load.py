@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.errors import AnalysisError
+from analysis.pareto import comparable, constraints, losses, non_dominated, objectives
 from analysis.prepare import CONTRACT_HYPERPARAMETERS, KNOWN_MEASUREMENTS, prepare
 from tuning.record import (
     COLUMNS,
@@ -50,6 +51,13 @@ class Study:
     description: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def goal(self) -> tuple[str, str]:
+        """The metric that the study searched by, its first objective, and `max` or `min`."""
+        search = self.description.get("search")
+        search = search if isinstance(search, dict) else {}
+        return str(search.get("metric") or "val_accuracy"), str(search.get("mode") or "max")
 
     def trial_folder(self, trial: str) -> Path:
         return self.path / "trials" / trial
@@ -123,17 +131,46 @@ def load_folder(path: Path) -> Study:
             _fill(table, column, dataset.get(key))
     if isinstance(description.get("trainable"), str):
         _fill(table, "trainable", description["trainable"])
-    return Study(
+    study = Study(
         name=str(description.get("name") or path.resolve().name),
         path=path,
         source="study",
-        trials=prepare(table, environment),
+        trials=table,
         curves=_curves(trials),
         hyperparameters=hyperparameters,
         description=description,
         environment=environment,
         notes=(*notes, *more),
     )
+    _add_goal(study, trials)
+    return replace(study, trials=_mark_front(prepare(table, environment), description))
+
+
+def _add_goal(study: Study, trials: Sequence[TrialRecord]) -> None:
+    """Add what the search goes by, at its best epoch as in the searcher, and who keeps bounds.
+
+    The column `goal` is that metric, higher being better, where it is not the accuracy.
+    """
+    metric, mode = study.goal
+    if metric != "val_accuracy":
+        values = pd.to_numeric(pd.Series([t.best_value(metric, mode) for t in trials]))
+        study.trials[metric] = values
+        study.trials["goal"] = values if mode == "max" else -values
+    bounds = constraints(study.description)
+    if bounds:
+        study.trials["feasible"] = [trial.feasible(bounds) for trial in trials]
+
+
+def _mark_front(trials: pd.DataFrame, description: dict[str, Any]) -> pd.DataFrame:
+    """Add the column `pareto`: on the front of its data set; empty where there is no front."""
+    goals = objectives(description)
+    if not goals or any(goal.metric not in trials for goal in goals):
+        return trials
+    trials = trials.assign(pareto=None)
+    for _, rows in trials.groupby("dataset", dropna=False, sort=False):
+        of = comparable(rows, goals)
+        trials.loc[of.index, "pareto"] = non_dominated(losses(of, goals))
+    return trials
 
 
 def load_csv(path: Path, *, source: str = "csv") -> Study:

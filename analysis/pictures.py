@@ -18,17 +18,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from analysis.columns import heading
+from analysis.columns import heading, write
 from analysis.figures import (
     ACCURACY_RANGE,
     NAMED_CURVES,
     Bar,
     Confusion,
     Curve,
+    Front,
+    Mark,
     Parallel,
     Point,
     Span,
 )
+from analysis.front import Coverage
 
 INK, MUTED, LINE, SURFACE = "#0000e0", "#0000e1", "#0000e2", "#0000e3"
 SERIES = tuple(f"#0000f{i}" for i in range(8))
@@ -154,6 +157,65 @@ def draw_accuracy_against_time(ax: Axes, points: Sequence[Point], column: str) -
     split = "validation" if column == "val_accuracy" else "test"
     ax.set(xlabel="total seconds (log)", ylabel=f"{split} accuracy, %")
     _legend_below(ax)
+
+
+def draw_front(ax: Axes, front: Front) -> None:
+    """Draw a point per trial by two objectives, and the front as the border of what it beats."""
+    named = set()
+    for mark in front.marks:
+        kind = _kind(mark)
+        colour, marker, size = _FRONT_STYLES[kind]
+        (point,) = ax.plot(
+            mark.second,
+            mark.first,
+            marker,
+            color=colour,
+            ms=size,
+            zorder=5 if mark.best else 4 if mark.front else 3,
+            label=None if kind in named else kind,
+        )
+        named.add(kind)
+        first = write(front.first.metric, mark.first)
+        tip(point, f"{mark.name}: {first}, {write(front.second.metric, mark.second)}")
+    # From the best in the second objective on, each step goes to the next better in the first.
+    border = sorted(
+        ((m.second, m.first) for m in front.marks if m.front),
+        key=lambda point: front.second.sign * point[0],
+    )
+    if len(border) > 1:
+        ax.step(*zip(*border, strict=True), where="post", color=SERIES[0], lw=1.2, zorder=2)
+    seconds = [mark.second for mark in front.marks]
+    if min(seconds) > 0 and max(seconds) > 10 * min(seconds):
+        ax.set_xscale("log")
+        _plain_log(ax)
+    ax.set(
+        xlabel=f"{heading(front.second.metric)} ({front.second.mode})",
+        ylabel=f"{heading(front.first.metric)} ({front.first.mode})",
+    )
+    _legend_below(ax)
+
+
+_FRONT_STYLES = {
+    "called best": (SERIES[1], "*", 13.0),
+    "on the front": (SERIES[0], "o", 7.0),
+    "beaten": (MUTED, "o", 4.5),
+    "beyond a bound": (BAD, "x", 6.0),
+}
+
+
+def _kind(mark: Mark) -> str:
+    if mark.best:
+        return "called best"
+    if not mark.feasible:
+        return "beyond a bound"
+    return "on the front" if mark.front else "beaten"
+
+
+def draw_coverage(ax: Axes, coverage: Coverage) -> None:
+    """Draw the hypervolume over the seconds since the study began."""
+    x, y = np.concatenate([[0.0], coverage.seconds]), np.concatenate([[0.0], coverage.share])
+    ax.step(x, y, where="post", color=SERIES[0], lw=1.8)
+    ax.set(xlabel="seconds since the first trial began", ylabel="hypervolume, %", ylim=(0, 103))
 
 
 def draw_parallel(ax: Axes, parallel: Parallel) -> None:

@@ -37,6 +37,7 @@ KNOWN_MEASUREMENTS = (
     "device_label",
     "co_tenants",
     "peak_gflops",
+    "workers",
 )
 INTEGERS = (
     "seed",
@@ -51,6 +52,8 @@ INTEGERS = (
     "test_images",
     "image_size",
     "co_tenants",
+    "zero_stage",
+    "workers",
 )
 FLOATS = (
     "lr",
@@ -65,6 +68,7 @@ FLOATS = (
     "val_loss",
     "cpus",
     "gpus",
+    "out_of_memory_at",
     "started",
     "ended",
     "peak_gflops",
@@ -77,10 +81,10 @@ _GPU_NAME = re.compile(r"\b(cuda|gpu|nvidia|geforce|tesla|radeon|instinct)", re.
 def prepare(table: pd.DataFrame, environment: Mapping[str, Any] | None) -> pd.DataFrame:
     """Return the table with every contract column, known types and the derived columns.
 
-    Derived: `label` (the model, an SVM with its kernel), `device_label` (the device's name where it
-    is known), `co_tenants` (other trials that ran on the same host at some time of this one) and
-    `peak_gflops` (GFLOP/s of the host's measured matrix product). `environment` None keeps the
-    peaks that the table has.
+    Derived: `label` (the model, an SVM with its kernel, a network with its engine unless that is
+    plain PyTorch), `device_label` (the device's name where it is known), `co_tenants` (other trials
+    that ran on the same host at some time of this one) and `peak_gflops` (GFLOP/s of the host's
+    measured matrix product). `environment` None keeps the peaks that the table has.
     """
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
     for column in table.columns:
@@ -167,10 +171,25 @@ def _empty(table: pd.DataFrame) -> pd.Series[Any]:
 
 
 def _labels(table: pd.DataFrame) -> list[str]:
+    """Name the models; those that another engine than plain PyTorch trained are kept apart."""
     names = table["model"].fillna(table["trainable"]).fillna("unknown")
     return [
-        f"{name} {kernel}" if name == "svm" and isinstance(kernel, str) else str(name)
-        for name, kernel in zip(names, table["kernel"], strict=True)
+        f"{name} {kernel}" if name == "svm" and isinstance(kernel, str) else f"{name}{engine}"
+        for name, kernel, engine in zip(names, table["kernel"], _engines(table), strict=True)
+    ]
+
+
+def _engines(table: pd.DataFrame) -> list[str]:
+    if "engine" not in table:
+        return [""] * len(table)
+    found = table.reindex(columns=["engine", "zero_stage", "workers"])
+    return [
+        ""
+        if not isinstance(engine, str) or engine == "native"
+        else f" {engine}"
+        + (f" ZeRO {stage}" if engine == "deepspeed" else "")
+        + (f" x{workers}" if workers > 1 else "")
+        for engine, stage, workers in found.fillna({"workers": 1}).itertuples(index=False)
     ]
 
 

@@ -168,6 +168,7 @@ def _pictures(results: Results, tables: Sequence[Table]) -> Iterator[Picture]:
     datasets = list(results.trials.groupby("dataset", sort=False))
     for dataset, trials in datasets:
         where = f" on {dataset}" if len(datasets) > 1 else ""
+        yield from _front_pictures(results, trials, f"{dataset}", where)
         yield from _accuracy_pictures(results, trials, f"{dataset}", where)
     speedups = next((t for t in tables if t.key == "speedup" and len(t.frame)), None)
     if speedups is not None:
@@ -184,6 +185,27 @@ def _pictures(results: Results, tables: Sequence[Table]) -> Iterator[Picture]:
         draw = partial(pictures.draw_timeline, spans=spans)
         caption = "When each trial ran: a band per host, a lane for each that ran at the same time."
         yield _picture("timeline", "Timeline", caption, draw, height=height, width=9.0)
+
+
+def _front_pictures(
+    results: Results, trials: pd.DataFrame, key: str, where: str
+) -> Iterator[Picture]:
+    front = figures.pareto_front(results, trials)
+    if front is None:
+        return
+    caption = (
+        f"A point per completed trial. The line joins those that none beats in all objectives; "
+        f"of these, {heading(front.first.metric)} decides which one is called best."
+    )
+    draw = partial(pictures.draw_front, front=front)
+    yield _picture(f"front-{key}", f"Pareto front{where}", caption, draw, height=4.2)
+    if len(front.coverage.share) > 1:
+        caption = (
+            "Share that the trials so far cover of the box between the best and the worst value of "
+            "each objective."
+        )
+        draw = partial(pictures.draw_coverage, coverage=front.coverage)
+        yield _picture(f"hypervolume-{key}", f"Hypervolume over time{where}", caption, draw)
 
 
 def _accuracy_pictures(

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.columns import empty, write
+from analysis.columns import empty, heading, write
 from analysis.load import Results, Study
-from analysis.tables import Table, varied
+from analysis.pareto import objectives
+from analysis.tables import Table, eligible, first_by, goal_values, varied
 
 RULE = (
     "Rule: the highest validation accuracy of a trial's best epoch, among completed trials, "
@@ -17,18 +18,44 @@ RULE = (
 
 
 def choose(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the completed trials that share the highest validation accuracy: ties stay."""
-    done = trials[trials["status"].eq("completed") & trials["val_accuracy"].notna()]
-    return done[done["val_accuracy"].eq(done["val_accuracy"].max())]
+    """Return the trials that share the highest validation accuracy, or searched metric: ties stay.
+
+    Where finalists ran again, their mean over the new runs decides: the best one's first run is
+    returned, with the means of its accuracies.
+    """
+    done = eligible(trials)
+    done = done[goal_values(done).notna()]
+    if "finalist_of" not in done or done["finalist_of"].isna().any() or done.empty:
+        return first_by(done, goal_values(done))
+    keys = ["study", "dataset", "finalist_of"]
+    means = {c: done.groupby(keys)[c].transform("mean") for c in ("val_accuracy", "test_accuracy")}
+    deciding = goal_values(done).groupby([done[key] for key in keys]).transform("mean")
+    return first_by(done.assign(**means), deciding).drop_duplicates(keys)
+
+
+def rules(study: Study) -> list[str]:
+    """Return the sentences that say how the best trial of a study is chosen."""
+    metric, mode = study.goal
+    found = [RULE]
+    if metric != "val_accuracy":
+        high = "highest" if mode == "max" else "lowest"
+        found = [RULE.replace("highest validation accuracy", f"{high} {heading(metric)}")]
+    others = [heading(goal.metric) for goal in objectives(study.description)[1:]]
+    if others:
+        found.append(f"Of equal ones, {', then '.join(others)} decides (see the Pareto front).")
+    if study.description.get("finalists"):
+        found.append("Of finalists, the mean of the runs with new seeds decides.")
+    return found
 
 
 def search(results: Results) -> Table:
     """Return table E, a row per study folder and dataset; published tables searched nothing."""
     rows = []
-    notes = [RULE]
+    notes: list[str] = []
     for study in results.studies:
         if study.source == "reference":
             continue
+        notes += [rule for rule in rules(study) if rule not in notes]
         mine = results.trials[results.trials["study"].eq(study.name)]
         for dataset, trials in mine.groupby("dataset", dropna=False, sort=False):
             best = choose(trials)

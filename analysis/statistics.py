@@ -99,6 +99,21 @@ def mean_difference(a: Sequence[float], b: Sequence[float], *, seed: int = 0) ->
     return Interval(estimate, low, high, len(differences))
 
 
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return the mean of independent runs with Student's t 95 % interval; one run carries none."""
+    array = np.asarray(values, float)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"a mean needs values [n], but got {array.tolist()}")
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Interval(mean, None, None, 1)
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * array.std(ddof=1))
+    half /= float(np.sqrt(len(array)))
+    return Interval(mean, mean - half, mean + half, len(array))
+
+
 def paired_test(
     correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_], *, seed: int = 0
 ) -> PairedTest:

@@ -1,12 +1,13 @@
 """The comparison tables: trials in, one `Table` of numbers each out; see `render` for the text.
 
-Selection, everywhere: the highest validation accuracy of a trial's best epoch chooses; the test
-split is read once, for what was chosen, and ties are named.
+Selection, everywhere: the highest validation accuracy of a trial's best epoch chooses, or what else
+the study searched by; the test split is read once, for what was chosen, and ties are named. Trials
+beyond a bound are never chosen, and where finalists ran again, only they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,11 @@ IDENTITY = (
     "threads",
     "train_images",
     "epochs",
+    "finalist_of",
+    "answered_from",
 )
+#: Shown beside the status in tables of trials that have them.
+MARKS = ("finalist_of", "answered_from")
 _DEVICE_GFLOPS_NOTE = (
     "Achieved GFLOP/s = 3 x the forward pass's GFLOPs x images/s (a backward pass costs two "
     "forward ones); the share is of the host's measured matrix-product peak with all its CPUs."
@@ -94,10 +99,44 @@ def mark_best(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series[bool]:
     A group without any validation accuracy (published tables) is marked by its test accuracy.
     """
     best = pd.Series(data=False, index=frame.index)
-    done = frame[frame["status"].eq("completed")]
-    for _, rows in done.groupby(list(by), dropna=False, sort=False):
-        column = "val_accuracy" if rows["val_accuracy"].notna().any() else "test_accuracy"
-        best[rows.index[rows[column].eq(rows[column].max())]] = True
+    for _, rows in eligible(frame).groupby(list(by), dropna=False, sort=False):
+        values = goal_values(rows)
+        if values.isna().all():
+            values = rows["test_accuracy"]
+        best[first_by(rows, values).index] = True
+    return best
+
+
+def eligible(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials that may be called best: completed, within all bounds.
+
+    Of a study and data set whose finalists ran again, only these runs.
+    """
+    done = trials[trials["status"].eq("completed")]
+    if "feasible" in done:
+        done = done[~done["feasible"].eq(False)]
+    if "finalist_of" not in done or done["finalist_of"].isna().all():
+        return done
+    final = done["finalist_of"].notna()
+    keys = [done[c].astype(str) for c in ("study", "dataset")]
+    return done[final | ~final.groupby(keys).transform("any")]
+
+
+def goal_values(trials: pd.DataFrame) -> pd.Series[Any]:
+    """Return what chooses among trials, higher being better: the accuracy, or what was searched."""
+    if "goal" in trials and trials["goal"].notna().all():
+        return trials["goal"].astype(float)
+    return trials["val_accuracy"]
+
+
+def first_by(trials: pd.DataFrame, values: pd.Series[Any]) -> pd.DataFrame:
+    """Return the trials with the highest value; of several objectives, the next ones break ties.
+
+    Among equals in the first objective, those that win the next are the ones on the front.
+    """
+    best = trials[values.eq(values.max())]
+    if "pareto" in best and (ahead := best["pareto"].eq(True)).any():
+        return best[ahead]
     return best
 
 
@@ -216,7 +255,7 @@ def hardware(results: Results, group: str = "dataset") -> Table:
 
 def trials(results: Results) -> Table:
     """Return the trials themselves, unmerged, in the contract's columns and what they add."""
-    frame = results.trials.drop(columns=["label", "device_label"])
+    frame = results.trials.drop(columns=["label", "device_label", "goal"], errors="ignore")
     return Table("trials", "Trials", frame)
 
 
@@ -241,8 +280,11 @@ def _where(rows: pd.DataFrame) -> list[str]:
 
 
 def _status(rows: pd.DataFrame) -> list[str]:
-    """Return the status' column where not all completed."""
-    return ["status"] if rows["status"].ne("completed").any() else []
+    """Return the status' column where not all completed, and the marks that some trial has."""
+    marks = [mark for mark in MARKS if mark in rows and rows[mark].notna().any()]
+    if "feasible" in rows and rows["feasible"].eq(False).any():
+        marks.insert(0, "feasible")
+    return (["status"] if rows["status"].ne("completed").any() else []) + marks
 
 
 def _with_spread(*columns: str) -> list[str]:
@@ -290,7 +332,12 @@ def _rule(rows: pd.DataFrame, group: str) -> str:
     by_test = best["val_accuracy"].isna()
     if by_test.all():
         return f"Best per {per} stands out, by test accuracy: no validation accuracy is known."
-    rule = f"Best per {per} stands out, chosen by the validation accuracy of its best epoch"
+    metric = "validation accuracy"
+    if "goal" in best and best["goal"].notna().any():
+        metric = "searched metric"
+    rule = f"Best per {per} stands out, chosen by the {metric} of its best epoch"
+    if "finalist_of" in best and best["finalist_of"].notna().any():
+        rule += " (finalists: mean of the new runs)"
     return f"{rule} (published rows by test accuracy)." if by_test.any() else f"{rule}."
 
 
@@ -303,6 +350,7 @@ def _notes(results: Results, rows: pd.DataFrame) -> tuple[str, ...]:
             failed["study"], failed["trial_id"], failed["error"], strict=True
         )
     ]
+    notes += _larger_shares(rows)
     for status, meaning in (
         ("stopped", "stopped early by the scheduler: no test accuracy, fewer epochs"),
         ("running", "did not finish: `tuning resume` goes on with them"),
@@ -311,9 +359,36 @@ def _notes(results: Results, rows: pd.DataFrame) -> tuple[str, ...]:
         count = int(results.trials["status"].eq(status).sum())
         if count:
             notes.append(f"{count} trial{'s' if count > 1 else ''} {meaning}.")
+    notes += _mark_notes(results.trials)
     if rows["n"].max() > 1:
         notes.append("Rows of n trials that differ only in their seed: mean ± standard deviation.")
     return tuple(notes)
+
+
+def _larger_shares(rows: pd.DataFrame) -> list[str]:
+    """Name the trials that needed more of a GPU than they were given at first."""
+    if "out_of_memory_at" not in rows or "gpus" not in rows:
+        return []
+    found = rows[rows["out_of_memory_at"].notna() & rows["status"].eq("completed")]
+    return [
+        f"{study} trial {trial} ran out of memory with {was:g} of a GPU and finished with {now:g}."
+        for study, trial, was, now in zip(
+            found["study"], found["trial_id"], found["out_of_memory_at"], found["gpus"], strict=True
+        )
+    ]
+
+
+def _mark_notes(trials: pd.DataFrame) -> Iterator[str]:
+    if "feasible" in trials and trials["feasible"].eq(False).any():
+        outside = trials[trials["feasible"].eq(False)]["trial_id"].tolist()
+        yield f"Beyond a bound of the study, so never called best: {', '.join(outside)}."
+    if "finalist_of" in trials and trials["finalist_of"].notna().any():
+        yield "Only the finalists' runs are read on test; the others have no test accuracy."
+    if "answered_from" in trials and trials["answered_from"].notna().any():
+        rows = trials[trials["answered_from"].notna()]
+        pairs = zip(rows["trial_id"], rows["answered_from"], strict=True)
+        listed = ", ".join(f"{trial} ({source}'s)" for trial, source in pairs)
+        yield f"Answered from the record instead of run again: {listed}."
 
 
 def _first_line(error: object) -> str:

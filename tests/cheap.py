@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 
+import torch
 from pydantic import BaseModel, Field
 
 
 class Quadratic:
-    """Scores the better, the nearer `lr` is to 0.01, and a little better every epoch."""
+    """Scores the better, the nearer `lr` is to 0.01, and every epoch; costs more at a high `lr`."""
 
     class Parameters(BaseModel):
         lr: float = Field(gt=0)
@@ -22,7 +24,38 @@ class Quadratic:
         self.epoch += 1
         p = self.parameters
         score = 90 - 5 * (math.log10(p.lr) + 2) ** 2 - (p.kind == "b") - 10 / self.epoch
-        return {"score": score, "seconds": 0.1, "done": self.epoch == p.epochs}
+        cost = self.epoch * (6 + math.log10(p.lr))
+        report = {"score": score, "cost": cost, "seconds": 0.1, "done": self.epoch == p.epochs}
+        return report | ({"test_accuracy": score} if report["done"] else {})
+
+    def state(self):
+        return {"epoch": self.epoch}
+
+    def restore(self, state):
+        self.epoch = state["epoch"]
+
+
+class Hungry:
+    """A stand-in for a network that is too large: out of memory in its second epoch below a share.
+
+    No memory is taken and there is no GPU: Ray's logical GPUs give the share.
+    """
+
+    class Parameters(BaseModel):
+        needs: float = 0
+        device: str = "auto"
+        epochs: int = 3
+        seconds: float = 0
+
+    def __init__(self, parameters, data, seed, allotment):
+        self.parameters, self.gpus, self.epoch = parameters, allotment.gpus, 0
+
+    def step(self):
+        if self.epoch == 1 and self.gpus < self.parameters.needs:
+            raise torch.OutOfMemoryError("CUDA out of memory (a stand-in)")
+        time.sleep(self.parameters.seconds)
+        self.epoch += 1
+        return {"score": 1.0, "done": self.epoch == self.parameters.epochs}
 
     def state(self):
         return {"epoch": self.epoch}

@@ -1,7 +1,7 @@
 """Runs a study twice, the second time interrupted, and finishes that: for one process.
 
 `python -m tests.search_driver ADDRESS FOLDER` with `FOLDER/study.yaml`; prints the two folders, and
-that of a cut copy of the first, finished as well, if the study's trials need no checkpoints.
+those of cut copies of the first, finished as well, if the study's trials need no checkpoints.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ def main(address: str, home: Path) -> None:
     second = experiment.run(stopped, home / "second", address, console)
     experiment.resume(second.folder, address, console, settings=["budget.epochs=null"])
     folders = [whole.folder, second.folder]
-    if study.scheduler.type not in ("pbt", "pb2"):
-        folders.append(cut(whole.folder, home / "cut"))
+    # The finalists come last; a population needs the checkpoints that a copy lacks.
+    shares = (0.6, 0.95) if study.finalists else (0.6,)
+    for share in () if study.scheduler.type in ("pbt", "pb2") else shares:
+        folders.append(cut(folders[0], home / f"cut-{share}", share))
         experiment.resume(folders[-1], address, console)
     print(*folders, sep="\n")
 
 
-def cut(folder: Path, copy: Path) -> Path:
+def cut(folder: Path, copy: Path, share: float) -> Path:
     """Copy a study as a kill would have left it: the first part of its record."""
     (copy / "trials").mkdir(parents=True)
     shutil.copy(folder / "study.yaml", copy)
     lines = (folder / "record.jsonl").read_bytes().splitlines(keepends=True)
-    (copy / "record.jsonl").write_bytes(b"".join(lines[: int(0.6 * len(lines))]))
+    (copy / "record.jsonl").write_bytes(b"".join(lines[: int(share * len(lines))]))
     return copy
 
 

@@ -149,13 +149,17 @@ def test_the_folder_tells_on_what_and_how_the_study_ran(finished):
     assert list((folder / "tune").rglob("experiment_state-*.json"))
 
 
-def test_each_trial_has_its_reports_and_predictions_and_no_weights_left(finished):
+def test_each_trial_has_its_reports_and_predictions_and_only_the_best_its_weights(finished):
     folder, _ = finished
-    for name, trial in read_trials(folder).items():
+    trials = read_trials(folder)
+    completed = [trial for trial in trials.values() if trial.status == "completed"]
+    best = max(completed, key=lambda trial: trial.row()["val_accuracy"])
+    for name, trial in trials.items():
         own = folder / "trials" / name
         lines = [json.loads(line) for line in (own / "result.json").read_text().splitlines()]
         assert lines == trial.reports
-        assert not list(own.glob("checkpoint-*"))
+        checkpoints = list(own.glob("checkpoint-*"))
+        assert len(checkpoints) == (min(2, len(trial.reports)) if trial is best else 0)
         if trial.status == "completed":
             arrays = np.load(own / "predictions.npz")
             accuracy = 100 * np.mean(arrays["predicted"] == arrays["actual"])

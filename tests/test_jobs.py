@@ -90,4 +90,4 @@ def test_the_probe_tells_why_a_storage_cannot_be_used(tmp_path, monkeypatch):
     assert probe.storage_error(str(tmp_path)) == ""
     assert probe.storage_error(str(tmp_path / "none")) == "No such file or directory"
     monkeypatch.delenv("TUNING_STORAGE", raising=False)
-    assert probe.probe("marker")["storage_error"] == "TUNING_STORAGE is not set"
+    assert probe.probe("marker", {})["storage_error"] == "TUNING_STORAGE is not set"

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import ROOT
 from tests.test_experiment import folder_of, ray_head, table
@@ -105,6 +108,53 @@ def climbed(trial, epoch):
 
 def speed(config):
     return 10 - 2 * abs(math.log10(config["lr"]) + 2)
+
+
+def test_several_objectives_with_finalists_and_answers_survive_a_resume(tmp_path, address):
+    objectives = [{"metric": "score", "mode": "max"}, {"metric": "cost", "mode": "min"}]
+    search = {"algorithm": "optuna", "trials": 14, "seed": 3, "max_concurrent": 1,
+              "objectives": objectives, "constraints": [{"metric": "cost", "max": 23}],
+              "distinct": False, "answer_repeats": True}  # fmt: skip
+    space = {"lr": {"choice": [1e-5, 1e-3, 1e-2, 1e-1, 1.0]}, "kind": {"choice": ["a", "b"]}}
+    study = STUDY | {"search": search, "space": space, "finalists": {"count": 2, "seeds": 2}}
+    first, second, resumed, in_finals = run_to_the_end(tmp_path, address, study)
+    assert outcome(second) == outcome(first) == outcome(resumed) == outcome(in_finals)
+    trials = read_trials(first)
+    finals = [trial for trial in trials.values() if trial.finalist_of]
+    assert len(trials) == 14 + 2 * 2
+    assert {trial.config["lr"] for trial in trials.values()} >= {1e-2, 1e-3}
+    assert [(t.config["lr"], t.config["seed"]) for t in finals[:2]] == [(1e-3, 4), (1e-3, 5)]
+    assert all(trial.feasible(search["constraints"]) for trial in finals)
+    cut = (in_finals / "record.copy.jsonl").read_text().split('"event":"session"')
+    assert "finalist_of" in cut[1], "the cut came before the finalists"
+    for row in table(first):
+        assert bool(row["test_accuracy"]) == bool(row["finalist_of"])
+    answered = [trial for trial in trials.values() if trial.answered_from]
+    assert answered
+    for trial in answered:
+        source = trials[trial.answered_from]
+        assert (trial.config, trial.reports) == (source.config, source.reports)
+        assert not (first / "trials" / trial.trial).exists()
+    assert_journal_is(first, trials)
+    # Resumed, it was written anew, and reads the same.
+    assert_journal_is(resumed, read_trials(resumed))
+
+
+def assert_journal_is(folder, trials):
+    storage = JournalStorage(JournalFileBackend(str(folder / "optuna_journal.log")))
+    study = optuna.load_study(study_name=folder.name, storage=storage)
+    assert study.metric_names == ["score", "cost"]
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert [t.user_attrs["trial"] for t in study.trials] == list(trials)
+    for told, trial in zip(study.trials, trials.values(), strict=True):
+        best, last = max(r["score"] for r in trial.reports), trial.reports[-1]
+        assert told.state.name == "COMPLETE"
+        assert told.values == [best, last["cost"]]
+        assert told.params == {key: trial.config[key] for key in ("lr", "kind")}
+        assert told.constraints == {"0": last["cost"] - 23}
+    assert {t.number for t in study.best_trials} <= {
+        n for n, t in enumerate(trials.values()) if t.reports[-1]["cost"] <= 23
+    }
 
 
 @pytest.mark.parametrize("example", ["digits_mlp", "digits_sgd"])

@@ -51,6 +51,32 @@ REFUSED = {
         {"resources": {"gpu": 1.5}},
         "resources.gpu: must be a fraction up to 1 or a whole number, but got 1.5; write 1 or 2",
     ),
+    "workers of a native trial": (
+        {"resources": {"workers": 2}},
+        "resources.workers: is 2, but `engine: native` trains in one process; write 1, or "
+        "`engine: ddp`",
+    ),
+    "workers of an SVM": (
+        {"trainable": "svm", "space": {"C": 1.0}, "resources": {"workers": 2}},
+        "resources.workers: is 2, but `trainable: svm` trains in one process; write 1, or a study "
+        "of its own",
+    ),
+    "workers that share a GPU": (
+        {"fixed": {"engine": "ddp"}, "resources": {"workers": 2, "gpu": 0.5}},
+        "resources.gpu: got 0.5 with 2 workers; each takes a whole GPU",
+    ),
+    "more workers than images in a batch": (
+        {"fixed": {"engine": "ddp", "batch_size": 2}, "resources": {"workers": 4}},
+        "space.batch_size: 2 images are too few for 4 workers",
+    ),
+    "ZeRO without DeepSpeed": (
+        {"fixed": {"engine": "ddp", "zero_stage": 1}},
+        "space.zero_stage: is 1, but only `engine: deepspeed` shards",
+    ),
+    "one process spread over hosts": (
+        {"resources": {"placement": "spread"}},
+        "resources.placement: spread is for trials of several workers",
+    ),
     "grid under Optuna": (
         {"search": {"algorithm": "optuna", "trials": 4}},
         "space.lr: `grid` has no meaning under `search.algorithm: optuna`; "
@@ -202,6 +228,50 @@ def test_all_mistakes_are_reported_together():
     ]  # fmt: skip
 
 
+def test_mistakes_of_form_do_not_hide_those_of_meaning():
+    """Unknown keys and wrong types beside wrong parameters and what does not fit together."""
+    text = """
+    name: all at once
+    dataset: {name: digits, split: [0.7, 0.2, 0.2]}
+    space:
+      trainable:
+        branch:
+          resnet:
+            lr: {loguniform: [0.1, 0.001]}
+            model: resnet19
+            device: cuda
+            augmentation: flip
+            epochs: 1
+          svm: {kernel: rfb}
+    search: {algorithm: optuna, trails: 8}
+    scheduler: {type: asha}
+    resources: {gpu: 0, cpu: one}
+    """
+    with pytest.raises(StudyError) as refused:
+        validate(yaml.safe_load(text), "f.yaml")
+    assert [line.split(": ")[1] for line in refused.value.lines] == [
+        "name", "space.trainable.branch.resnet.lr.loguniform", "search.trails", "resources.cpu",
+        "dataset.split", "space.model", "space.kernel",
+        "scheduler.type", "space.augmentation", "resources.gpu",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": {"algorithm": "optua", "trials": 4}},
+        {"search": {"algorithm": "random", "trails": 4}},
+        {"trainable": "resnt", "fixed": {"epochs": 2}},
+        {"scheduler": {"type": "asha"}, "fixed": {"epochs": 0}},
+        {"space": {"lr": {"loguniform": [0, 1]}}, "search": {"algorithm": "random", "trials": 2}},
+    ],
+)
+def test_one_mistake_is_one_line(changes):
+    with pytest.raises(StudyError) as refused:
+        validate(MINIMAL | {"space": {}} | changes, "f.yaml")
+    assert len(refused.value.lines) == 1
+
+
 BROKEN_FILES = {
     "not YAML": ("a: [", "is not YAML"),
     "Python tag": ("!!python/object/apply:os.system ['touch canary']", "tag !!python/object"),
@@ -258,7 +328,7 @@ def test_set_is_refused_like_a_key_of_the_file(write_study):
 
 
 def test_shipped_studies_are_valid_and_read_back_equal():
-    assert len(STUDIES) == 4
+    assert len(STUDIES) == 8
     for path in STUDIES:
         study = load(path)
         assert validate(yaml.safe_load(dump(study)), "dumped") == study

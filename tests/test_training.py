@@ -11,6 +11,7 @@ from tuning.parameters import ResNetParameters
 from tuning.resnet import ResNetTraining
 from tuning.resources import Allotment
 from tuning.training import (
+    Augmentation,
     NonFiniteLoss,
     Preparation,
     ResidentBatches,
@@ -57,11 +58,29 @@ def test_the_same_seed_gives_the_same_losses(blobs):
     assert without_times(first) == without_times(second)
 
 
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_images_are_shifted_by_whole_pixels_and_black_moves_in(channels):
+    images = torch.randint(1, 256, (64, 6, 6, *channels), dtype=torch.uint8)
+    found = Augmentation(False, 2, torch.Generator().manual_seed(0))(images)
+    assert found.shape == images.shape
+    ways = set()
+    for before, after in zip(images, found, strict=True):
+        # In the middle no shift of two pixels reaches the border.
+        ways |= {
+            (down, right)
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            if torch.equal(after[2:4, 2:4], before[2 + down : 4 + down, 2 + right : 4 + right])
+        }
+        assert (after == 0).any() or torch.equal(before, after)
+    assert len(ways) > 15
+
+
 @pytest.mark.parametrize("loader", ["resident", "dataloader"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_a_resumed_trial_goes_on_as_if_nothing_had_happened(blobs, loader, optimizer):
     settings = {"schedule": "onecycle", "loader": loader, "optimizer": optimizer}
-    settings["augmentation"] = "flip"
+    settings |= {"augmentation": "flip", "shift": 2}
     whole = begin(blobs, **settings)
     expected = [whole.step() for _ in range(3)]
     begun = begin(blobs, **settings)

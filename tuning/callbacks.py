@@ -14,9 +14,10 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from tensorboardX import SummaryWriter
+from tensorboardX.summary import custom_scalars, hparams
 
 from tuning import checkpoint
+from tuning.event_file import EventFile
 from tuning.population import Takeover
 from tuning.record import Record, TrialRecord, apply, apply_round, write_table
 from tuning.study import Study
@@ -79,16 +80,20 @@ class Recorder(Callback):
         self.folder = folder
         self.record = record
         self.trials = trials
-        self.metric = study.search.metric
+        self.study = study
+        self._best: TrialRecord | None = None
+        for trial in trials.values():
+            self._best = self._better(trial)
         self.limits = study.limits
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, EventFile] = {}
         self._table_written = 0.0
 
     def setup(self, **_: Any) -> None:
         trials = self.folder / "trials"
         if not any(trials.glob("events.*")):
-            with SummaryWriter(str(trials)) as writer:
-                writer.add_custom_scalars(LAYOUT)
+            layout = EventFile(trials)
+            layout.add_summary(custom_scalars(LAYOUT))
+            layout.close()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self._event("start", trial)
@@ -99,6 +104,8 @@ class Recorder(Callback):
         known = self.trials[_name(trial)]
         if "facts" in result:
             self._event("facts", trial, facts=result["facts"])
+        if "enlarge" in result:
+            self._event("enlarge", trial, **result["enlarge"])
         if "report" in result and not known.has_report(result["report"]):
             self._event("report", trial, metrics=_finite(result["report"]))
             self._write_report(known)
@@ -153,9 +160,26 @@ class Recorder(Callback):
         writer = self._writers.pop(known.trial, None) or self._writer(known)
         _write_hparams(writer, known)
         writer.close()
-        # A finished trial is never resumed; its weights would only fill the disk.
-        checkpoint.remove_all(self.folder / "trials" / known.trial)
+        self._remove_checkpoints(known)
         self.write_table_if_due()
+
+    def _remove_checkpoints(self, ended: TrialRecord) -> None:
+        """Remove what a finished trial, which is never resumed, would only fill the disk with."""
+        before, self._best = self._best, self._better(ended)
+        keep = self.study.keep_checkpoints
+        for trial in (before, ended):
+            if trial and keep != "all" and not (keep == "best" and trial is self._best):
+                checkpoint.remove_all(self.folder / "trials" / trial.trial)
+
+    def _better(self, trial: TrialRecord) -> TrialRecord | None:
+        """Return the best completed trial so far or this one; the first of equal ones."""
+        search, best = self.study.search, self._best
+        value = trial.best_value(search.metric, search.mode)
+        if trial.status != "completed" or value is None:
+            return best
+        held = best.best_value(search.metric, search.mode) if best else None
+        better = held is None or (value > held if search.mode == "max" else value < held)
+        return trial if better else best
 
     def _event(self, event: str, trial: Trial, **values: Any) -> None:
         values = {"time": time.time(), "trial": _name(trial)} | values
@@ -175,8 +199,8 @@ class Recorder(Callback):
                 writer.add_scalar(tag, report[key], report.get("epoch", 1))
         writer.flush()
 
-    def _writer(self, trial: TrialRecord) -> SummaryWriter:
-        return SummaryWriter(str(self.folder / "trials" / trial.trial))
+    def _writer(self, trial: TrialRecord) -> EventFile:
+        return EventFile(self.folder / "trials" / trial.trial)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks into its own state; the record makes that needless.
@@ -206,9 +230,7 @@ def _finite(report: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in report.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
-def _write_hparams(writer: SummaryWriter, trial: TrialRecord) -> None:
-    from tensorboardX.summary import hparams
-
+def _write_hparams(writer: EventFile, trial: TrialRecord) -> None:
     row = trial.row()
     parameters = {
         k: v if isinstance(v, bool | int | float | str) else str(v)
@@ -217,7 +239,7 @@ def _write_hparams(writer: SummaryWriter, trial: TrialRecord) -> None:
     }
     metrics = {f"hparam/{k}": row[k] for k in HPARAM_METRICS if row.get(k) is not None}
     for summary in hparams(parameters, metrics):
-        writer.file_writer.add_summary(summary)
+        writer.add_summary(summary)
     for tag, value in metrics.items():
         writer.add_scalar(tag, value, 1)
 
@@ -240,11 +262,16 @@ class Progress(Callback):
         self.slots = slots
         self.started = time.time()
         self.finished_before = sum(t.finished for t in trials.values())
+        search = study.search
+        self._measured = dict.fromkeys(
+            [*search.directions(), *(constraint.metric for constraint in search.constraints)]
+        )
         self._live: Live | None = None
         self._refreshed = 0.0
 
     def setup(self, **_: Any) -> None:
-        if self.console.is_terminal:
+        # The finalists' runs follow the search's in the same table.
+        if self.console.is_terminal and self._live is None:
             self._live = Live(self.table(), console=self.console, auto_refresh=False)
             self._live.start()
 
@@ -263,6 +290,9 @@ class Progress(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         text = f"trial {_name(trial)} lost its process or raised an error; it is tried again"
+        if share := trial.last_result.get("enlarge"):
+            ran_out = f"trial {_name(trial)} ran out of memory with gpu {share['was']:g}"
+            text = f"{ran_out}; it is tried again with gpu {share['gpu']:g}"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -304,6 +334,10 @@ class Progress(Callback):
             f"{metric} {_number(known.best_report().get(metric))}"
             f", {_number(row['total_seconds'])} s"
         )
+        others = [m for m in self._measured if m not in (metric, "total_seconds")]
+        text += "".join(f", {m} {_number(row.get(m))}" for m in others)
+        text += "; beyond a bound" if known.feasible(self.study.search.bounds()) is False else ""
+        text += f"; finalist {known.finalist_of}" if known.finalist_of else ""
         text += f"; {known.error}" if known.error else ""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -313,7 +347,9 @@ class Progress(Callback):
             (report[metric], trial)
             for trial in list(self.trials.values())
             for report in trial.reports
-            if metric in report and trial.status != "failed"
+            if metric in report
+            and trial.status != "failed"
+            and trial.feasible(self.study.search.bounds()) is not False
         ]
         if not found:
             return "no result yet"

@@ -116,16 +116,26 @@ def check(study_file: StudyPath, settings: Settings = None) -> None:
 def plan(
     study_file: StudyPath,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Run a few steps here, and recommend resources."),
+    ] = False,
     address: Address = None,
     settings: Settings = None,
 ) -> None:
-    """Say what a study would do: trials, slots, time and memory; trains nothing."""
+    """Say what a study would do: trials, slots, time and memory; trains nothing without --probe."""
     study = _load(study_file, settings)
+    if probe and address is not None:
+        _refuse("--probe: measures this machine; leave --address out, or run it on the host")
     ray_settings.apply(address)
     from tuning import plan as planning
 
     try:
         made = planning.make_plan(study, address)
+        if probe:
+            from tuning import packing
+
+            made = packing.probed(study, made)
     except (ValueError, RuntimeError) as error:
         _refuse(str(error))
     if as_json:
@@ -248,13 +258,25 @@ def doctor(
     cluster: Annotated[
         Path, typer.Argument(metavar="CLUSTER.yaml", help="The file for `ray up`.")
     ] = Path("cluster.yaml"),
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help="Instead of the file: the running cluster of this host."),
+    ] = None,
+    study_file: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="STUDY.yaml", help="Whose data sets are to be there."),
+    ] = None,
 ) -> None:
     """Check a cluster and its hosts, each finding with its remedy; exits with 0 or 2."""
-    ray_settings.apply("auto")
+    study = _load(study_file, None) if study_file else None
+    ray_settings.apply(address or "auto")
     from tuning import doctor as doctors
 
     well = True
-    findings = doctors.examine(cluster)
+    if address:
+        findings = doctors.examine_running(address, study)
+    else:
+        findings = doctors.examine(cluster, study)
     while finding := _or_refuse(lambda: next(findings, None)):
         typer.echo(f"{'FAIL' if finding.remedy else 'ok  '}  {finding.subject}: {finding.text}")
         if finding.remedy:

@@ -208,6 +208,23 @@ def find(name: str, folder: Path) -> Path:
     )
 
 
+def file_groups(name: str, dataset: Dataset, folder: str) -> list[list[str]]:
+    """Return the groups of files of which one is enough to have a data set without fetching it.
+
+    Args:
+        name: of the data set.
+        dataset: the study's section.
+        folder: that holds the data folder of the study, if that is relative.
+    """
+    if dataset.path is not None and name == dataset.name:
+        return [[dataset.path]]
+    if name not in SYSTEM_FOLDERS:
+        return [[]]
+    own = f"{folder}/{dataset.folder}" if not Path(dataset.folder).is_absolute() else dataset.folder
+    return [[f"{place}/{file}" for file in FILES] for place in (f"{own}/{name}",
+                                                               SYSTEM_FOLDERS[name])]  # fmt: skip
+
+
 def _complete(place: Path) -> bool:
     return all(_locate(place, file) is not None for file in FILES)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import re
 import secrets
@@ -14,11 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuning import launcher, probe
+from tuning.cluster import alive_nodes, connect, on_each_host
+from tuning.data import file_groups
 from tuning.launcher import ClusterFile, LauncherError
+from tuning.study import NO_DATASET, Study
 
 #: Beyond this the times of events on two hosts cannot be put in order.
 MOST_SKEW_SECONDS = 2.0
 LEAST_FREE_BYTES = 10 << 30
+#: Where jobs keep data sets and study folders.
+STORAGE = "$TUNING_STORAGE"
 #: Where `ray up` puts the key with which the head reaches the workers.
 HEAD_KEY = "~/ray_bootstrap_key.pem"
 LIST_NODES = """
@@ -36,10 +42,14 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def examine(path: Path) -> Iterator[Finding]:
+def examine(path: Path, study: Study | None = None) -> Iterator[Finding]:
     """Check a cluster file and its hosts, one finding at a time.
 
     What cannot be looked at because of an earlier finding is passed over.
+
+    Args:
+        path: of the cluster file.
+        study: whose data sets are to be there.
 
     Raises:
         LauncherError: the file cannot be read at all.
@@ -47,7 +57,7 @@ def examine(path: Path) -> Iterator[Finding]:
     cluster = launcher.read(path)
     yield _schema(cluster)
     yield _own_token()
-    marker = f".doctor-{secrets.token_hex(8)}"
+    marker = _marker()
     answers: dict[str, dict[str, Any]] = {}
     for address in cluster.addresses:
         reached = _reach(cluster, address)
@@ -56,17 +66,66 @@ def examine(path: Path) -> Iterator[Finding]:
             continue
         try:
             started = time.time()
-            answers[address] = _ask(cluster, address, marker)
+            answers[address] = _ask(cluster, address, marker, _wanted(study))
             answers[address]["skew"] = answers[address]["time"] - (started + time.time()) / 2
         except (LauncherError, ValueError) as error:
             yield Finding(address, f"its Python does not answer: {error}", "ray up " + str(path))
     for address, answer in answers.items():
-        yield from _host(cluster, address, answer)
+        declared = re.search(r"--num-gpus[= ](\d+)", _start_command(cluster, address))
+        gpus = int(declared[1]) if declared else None
+        yield from _host(address, answer, gpus, f"ray up {cluster.path}")
     if cluster.head in answers:
         yield from _from_the_head(cluster)
         yield from _nodes(cluster)
         storage = answers[cluster.head]["storage"]
         cluster.ssh(cluster.head, f"rm -f {shlex.quote(storage + '/' + marker)}")
+
+
+def examine_running(address: str, study: Study | None = None) -> Iterator[Finding]:
+    """Check a running cluster from one of its own hosts, as `examine` does.
+
+    Args:
+        address: of the cluster, such as `auto`.
+        study: whose data sets are to be there.
+
+    Raises:
+        ClusterError: it cannot be reached, or does not accept the token here.
+    """
+    yield _own_token()
+    with connect(address):
+        nodes = alive_nodes()
+        yield Finding(address, f"accepts this driver; {len(nodes)} hosts")
+        marker, data = _marker(), _wanted(study)
+        storage = os.environ.get("TUNING_STORAGE", "")
+        mark = Path(storage) / marker
+        if storage and Path(storage).is_dir():
+            mark.touch()
+        try:
+            started = time.time()
+            found = on_each_host(probe.probe, marker=marker, data=data)
+            ended = time.time()
+        finally:
+            mark.unlink(missing_ok=True)
+        for node, (name, answer) in zip(nodes, found, strict=True):
+            # Within the time of the whole question, a clock is not known to be wrong.
+            early, late = started - answer["time"], answer["time"] - ended
+            answer["skew"] = -early if early > 0 else max(0.0, late)
+            resources = node["Resources"]
+            declared = int(resources.get("GPU", 0))
+            yield Finding(
+                name, f"joined, with {resources.get('CPU', 0):g} CPUs and {declared} GPUs"
+            )
+            yield from _host(name, answer, declared, "ray up cluster.yaml")
+
+
+def _marker() -> str:
+    return f".doctor-{secrets.token_hex(8)}"
+
+
+def _wanted(study: Study | None) -> dict[str, list[list[str]]]:
+    """Return the files of a study's data sets, as a job looks for them."""
+    names = [name for name in study.datasets() if name != NO_DATASET] if study else []
+    return {name: file_groups(name, study.dataset, STORAGE) for name in names if study}
 
 
 def _schema(cluster: ClusterFile) -> Finding:
@@ -107,11 +166,14 @@ def _reach(cluster: ClusterFile, address: str) -> Finding:
     return Finding(address, f"SSH as {cluster.user} works")
 
 
-def _ask(cluster: ClusterFile, address: str, marker: str) -> dict[str, Any]:
+def _ask(
+    cluster: ClusterFile, address: str, marker: str, data: dict[str, list[list[str]]]
+) -> dict[str, Any]:
     """Run the probe in the environment in which Ray is started on that host."""
     source = Path(probe.__file__).read_text()
     make = " --make-marker" if address == cluster.head else ""
-    text = cluster.ssh(address, _as_started(cluster, address, f"python - {marker}{make}"), source)
+    command = f"python - {marker} {shlex.quote(json.dumps(data))}{make}"
+    text = cluster.ssh(address, _as_started(cluster, address, command), source)
     answer: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
     return answer
 
@@ -129,9 +191,10 @@ def _start_command(cluster: ClusterFile, address: str) -> str:
     return next((command for command in commands if "ray start" in command), "ray start")
 
 
-def _host(cluster: ClusterFile, address: str, answer: dict[str, Any]) -> Iterator[Finding]:
-    """Compare one host with this machine and with what the file declares."""
-    up = f"ray up {cluster.path}"
+def _host(
+    address: str, answer: dict[str, Any], declared_gpus: int | None, up: str
+) -> Iterator[Finding]:
+    """Compare one host with this machine and with the GPUs that Ray was told it has."""
     here = {"python": platform.python_version(), **probe.versions()}
     there = {"python": answer["python"], **answer["packages"]}
     differing = [
@@ -155,14 +218,17 @@ def _host(cluster: ClusterFile, address: str, answer: dict[str, Any]) -> Iterato
         yield Finding(address, text, "mount the same NFS export (or the like) on all hosts")
     else:
         yield Finding(address, f"storage {answer['storage']} is shared and writable")
-    yield from _machine(cluster, address, answer)
+    for name in answer["missing_data"]:
+        text = f"the files of {name} are not there"
+        remedy = f"tuning data {name} --folder $TUNING_STORAGE/data, or let the study fetch them"
+        yield Finding(address, text, remedy)
+    yield from _machine(address, answer, declared_gpus)
 
 
-def _machine(cluster: ClusterFile, address: str, answer: dict[str, Any]) -> Iterator[Finding]:
-    declared = re.search(r"--num-gpus[= ](\d+)", _start_command(cluster, address))
+def _machine(address: str, answer: dict[str, Any], declared_gpus: int | None) -> Iterator[Finding]:
     seen = len(answer["gpus"])
-    if declared and int(declared[1]) != seen:
-        text = f"{declared[1]} GPUs are declared, but nvidia-smi names {seen}"
+    if declared_gpus is not None and declared_gpus != seen:
+        text = f"{declared_gpus} GPUs are declared, but nvidia-smi names {seen}"
         yield Finding(address, text, "install the NVIDIA driver there, or correct --num-gpus")
     else:
         yield Finding(address, f"{answer['cpus']} CPUs, {seen} GPUs {', '.join(answer['gpus'])}")

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from filelock import FileLock, Timeout
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.console import Console
 
 import tuning
@@ -24,7 +25,10 @@ from tuning.callbacks import Progress, Recorder
 from tuning.changes import changes
 from tuning.cluster import ClusterError, connect, hosts, on_each_host, require_shared
 from tuning.data import ImageData, load_dataset
+from tuning.finalists import count_runs
 from tuning.guard import FULL, Guard, check_disk
+from tuning.journal import Journal
+from tuning.memory import want_of_memory_ends_trials
 from tuning.record import (
     RECORD,
     TABLE,
@@ -38,6 +42,7 @@ from tuning.record import (
 )
 from tuning.resources import count_slots, request
 from tuning.searchers import ResumeError, StudySearcher, count_trials
+from tuning.shares import LargerShares
 from tuning.study import NO_DATASET, Study, sample_configs
 from tuning.study_file import StudyError, dump, load, validate
 from tuning.trial import StudyTrial
@@ -84,7 +89,6 @@ def run(study: Study, storage: Path, address: str | None, console: Console) -> O
         folder = _new_folder(study, storage)
         with _locked(folder):
             write_atomically(folder / STUDY, dump(study).encode())
-            write_json(folder / ENVIRONMENT, _describe(data))
             console.print(f"study folder: {folder}", highlight=False, soft_wrap=True)
             return _fit(study, folder, data, slots, Record(folder), console)
 
@@ -133,8 +137,6 @@ def resume(
             for note in record.notes:
                 console.print(note, highlight=False, soft_wrap=True)
             write_atomically(folder / STUDY, dump(study).encode())
-            if not (folder / ENVIRONMENT).is_file():
-                write_json(folder / ENVIRONMENT, _describe(data))
             if retry_failed:
                 _retry_failed(folder, record)
             return _fit(study, folder, data, slots, record, console, allow_changed=allow_changed)
@@ -194,12 +196,21 @@ def _identity(study: Study, data: dict[str, ImageData]) -> dict[str, Any]:
 
 
 def _refuse_changes(folder: Path, last: Event, identity: dict[str, Any]) -> None:
-    found = changes(last, identity)
+    found = changes(_with_defaults(last), identity)
     if found:
         raise ResumeError(
             "\n".join(f"{folder}: {line}" for line in found)
             + "\nput it back as it was, or go on with --allow-changed"
         )
+
+
+def _with_defaults(last: Event) -> Event:
+    """Return a session with the keys that its study did not know then, at their defaults."""
+    try:
+        study = validate(last.get("study", {}), RECORD)
+    except StudyError:
+        return last
+    return last | {"study": study.model_dump(mode="json", by_alias=True)}
 
 
 def _retry_failed(folder: Path, record: Record) -> None:
@@ -220,7 +231,7 @@ def _fit(
     *,
     allow_changed: bool = False,
 ) -> Outcome:
-    """Run all trials that the record does not hold as finished."""
+    """Run all trials that the record does not hold as finished: the search, then the finalists."""
     events = list(read_events(folder))
     searcher = StudySearcher(study, record, events, allow_changed=allow_changed)
     session = 1 + sum(event["event"] == "session" for event in events)
@@ -233,10 +244,12 @@ def _fit(
         version=tuning.__version__,
         **_identity(study, data),
     )
+    journal = Journal(study, folder, read_events(folder))
+    record.listeners.append(journal.take)
     total = count_trials(study)
-    finished = [trial for trial in searcher.trials.values() if trial.finished]
-    _announce(study, total, len(finished), slots, console)
-    progress = Progress(study, console, searcher.trials, total, slots)
+    finished = sum(trial.finished for trial in searcher.trials.values())
+    _announce(study, total, finished, slots, console)
+    progress = Progress(study, console, searcher.trials, total + count_runs(study), slots)
     guard = Guard(study, folder, searcher.trials, events)
 
     def end_at_once(lost: str) -> None:
@@ -254,14 +267,28 @@ def _fit(
     watch = RayWatch(end_at_once)
     recorder = Recorder(study, folder, record, searcher.trials, before_failure=watch.check)
     scheduler = schedulers.build_scheduler(study, recorder.write_round)
-    schedulers.replay(scheduler, events)
+    searched = {trial.trial for trial in searcher.searched() if not trial.answered_from}
+    schedulers.replay(scheduler, [e for e in events if e.get("trial", "") in ("", *searched)])
+    callbacks = [recorder, guard, progress]
+
+    def fit(name: str, trials: int, scheduler: TrialScheduler) -> None:
+        _warm_up(study, slots)
+        if not (folder / ENVIRONMENT).is_file():
+            # Now that a process has torch, and nothing else disturbs the measurement.
+            write_json(folder / ENVIRONMENT, _describe(data))
+        tuner = _tuner(study, folder, data, slots, name, trials, searcher, scheduler, callbacks)
+        tuner.fit()
+
+    def missing() -> int:
+        return total - sum(trial.finished for trial in searcher.searched())
+
     try:
-        if len(finished) < total:
-            _warm_up(study, slots)
-            tuner = _tuner(study, folder, data, slots, session, total - len(finished), searcher,
-                           scheduler, [recorder, guard, progress])  # fmt: skip
-            with watch:
-                tuner.fit()
+        with watch, want_of_memory_ends_trials():
+            if missing() > 0:
+                fit(f"session-{session}", missing(), scheduler)
+            if missing() <= 0 and not guard.reason and (runs := searcher.begin_finals()):
+                # Finalists are compared by whole runs, so nothing stops them.
+                fit(f"session-{session}-finalists", runs, FIFOScheduler())
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -271,8 +298,9 @@ def _fit(
         _write_table_if_possible(recorder, console)
         record.close()
     failed = [t.trial for t in searcher.trials.values() if t.status == "failed"]
-    done = sum(t.finished for t in searcher.trials.values())
-    return Outcome(folder, failed, total - done, guard.reason)
+    left = missing()
+    left += count_runs(study) if left else searcher.final_runs_left()
+    return Outcome(folder, failed, left, guard.reason)
 
 
 def _write_table_if_possible(recorder: Recorder, console: Console) -> None:
@@ -289,22 +317,25 @@ def _tuner(
     folder: Path,
     data: dict[str, ImageData],
     slots: int,
-    session: int,
+    name: str,
     trials: int,
     searcher: StudySearcher,
-    scheduler: Any,
+    scheduler: TrialScheduler,
     callbacks: list[Any],
 ) -> tune.Tuner:
     gpus_exist = ray.cluster_resources().get("GPU", 0) > 0
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        wanted = request(study, config, gpus_exist=gpus_exist)
-        bundle = {"CPU": wanted.cpu} | ({"GPU": wanted.gpu} if wanted.gpu else {})
-        return tune.PlacementGroupFactory([bundle | dict(wanted.custom)])
+        return placement(study, config, gpus_exist=gpus_exist)
 
     code = str(Path(study.code).resolve()) if study.code else None
     trainable = tune.with_parameters(
-        StudyTrial, folder=str(folder), data=data, limits=study.limits, code=code
+        StudyTrial,
+        folder=str(folder),
+        data=data,
+        limits=study.limits,
+        code=code,
+        gpu=study.resources.gpu,
     )
     return tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -318,17 +349,25 @@ def _tuner(
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
         ),
         run_config=tune.RunConfig(
-            name=f"session-{session}",
+            name=name,
             storage_path=str(folder / "tune"),
             failure_config=tune.FailureConfig(max_failures=study.retries),
             # Trials keep their own checkpoints; Tune would copy the last one of every trial.
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=0, checkpoint_at_end=False
             ),
-            callbacks=callbacks,
+            callbacks=[*callbacks, LargerShares(resources)],
             verbose=0,
         ),
     )
+
+
+def placement(
+    study: Study, config: dict[str, Any], *, gpus_exist: bool
+) -> tune.PlacementGroupFactory:
+    """Return what Ray sets aside for a trial, all of it at once: a bundle, or one per worker."""
+    wanted = request(study, config, gpus_exist=gpus_exist)
+    return tune.PlacementGroupFactory(wanted.bundles(), study.resources.placement.upper())
 
 
 def _warm_up(study: Study, slots: int) -> None:
@@ -340,10 +379,11 @@ def _warm_up(study: Study, slots: int) -> None:
     """
     cpus = min(study.resources.cpu, study.resources.cpu_without_gpu or study.resources.cpu)
     warm = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(_import_trainables)
-    ray.get([warm.remote() for _ in range(slots)])
+    ray.get([warm.remote() for _ in range(slots * study.resources.workers)])
 
 
 def _import_trainables() -> None:
+    importlib.import_module("tuning.trial")
     importlib.import_module("tuning.resnet")
     importlib.import_module("tuning.svm")
 
@@ -353,6 +393,11 @@ def _announce(study: Study, total: int, finished: int, slots: int, console: Cons
         f"{study.name}: {total} trials, {study.describe_search()}, "
         f"{slots} at once; the best epoch by {study.search.metric} counts"
     )
+    others = [f"{m} ({mode})" for m, mode in list(study.search.directions().items())[1:]]
+    text += f"; objectives beside it: {', '.join(others)}" if others else ""
+    if study.finalists:
+        count, seeds = study.finalists.count, study.finalists.seeds
+        text += f"; then {count} finalists with {seeds} seed{'s' if seeds > 1 else ''} each"
     if finished:
         text += f"; {finished} are finished already"
     console.print(text, highlight=False, soft_wrap=True)

@@ -7,6 +7,8 @@ import torchvision.models
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tuning.convolution import Convolution
+
 
 def build_resnet(model: str, stem: str, classes: int) -> nn.Module:
     """Return a ResNet without pre-trained weights.
@@ -25,6 +27,10 @@ def build_resnet(model: str, stem: str, classes: int) -> nn.Module:
     if stem == "small":
         network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Conv2d):
+                setattr(module, name, Convolution.of(child))
     return network
 
 

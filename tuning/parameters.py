@@ -46,6 +46,9 @@ class ResNetParameters(Parameters):
     augmentation: Literal["none", "flip"] = Field(
         "none", description="random horizontal flips of training images (never for digits)"
     )
+    shift: Annotated[int, Field(ge=0, le=8)] = Field(
+        0, description="random shifts of training images by up to this many of their own pixels"
+    )
     precision: Literal["fp32", "amp", "bf16"] = Field(
         "amp",
         description="amp: fp16 with gradient scaling on CUDA, bf16 on a CPU that has it in "
@@ -67,6 +70,17 @@ class ResNetParameters(Parameters):
     )
     train_size: PositiveInt | None = Field(
         None, description="train on a stratified subset of this many images (default: all)"
+    )
+    engine: Literal["native", "ddp", "deepspeed"] = Field(
+        "native",
+        description="native: PyTorch in one process; ddp: DistributedDataParallel; deepspeed: "
+        "DeepSpeed's ZeRO. The last two train in `resources.workers` processes, over all of which "
+        "`batch_size` counts and batch norm takes its statistics",
+    )
+    zero_stage: Literal[0, 1, 2] = Field(
+        0,
+        description="deepspeed: what is sharded over the workers: nothing, the optimizer's state, "
+        "or its gradients too",
     )
 
 

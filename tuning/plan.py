@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuning import cluster
+from tuning.finalists import count_runs
 from tuning.parameters import PARAMETERS
 from tuning.probe import gpu_names
 from tuning.resources import Host, Request, ResourceError, count_slots, request
@@ -49,12 +50,13 @@ class Kind:
     Attributes:
         label: model, image size, batch size and device.
         trials: how many, rounded where configurations are drawn.
-        cpu: CPUs of one.
-        gpu: GPUs of one.
+        cpu: CPUs of one, or of each of its workers.
+        gpu: GPUs of one, or of each of its workers.
         slots: how many fit at once on all hosts.
         seconds: of one trial, over all its epochs.
         memory_bytes: of one trial.
         custom: names and amounts of custom resources of one.
+        workers: processes that train one; 0 for a trial that trains itself.
     """
 
     label: str
@@ -65,6 +67,32 @@ class Kind:
     seconds: float
     memory_bytes: int
     custom: tuple[tuple[str, float], ...] = ()
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What the probe found for one way to divide this machine among trials.
+
+    Attributes:
+        resources: for the study file: `cpu`, and `gpu` where there are GPUs.
+        slots: trials at once.
+        kinds: per kind of trial its images per second, those of all slots together, and the
+            memory of one trial in bytes.
+        seconds: of the study from the first trial's start; the median where trials are stopped
+            early, since that depends on their scores.
+        low: seconds in one of ten simulations at the most.
+        high: seconds in one of ten simulations at the least.
+        refused: why it is not recommended, whatever its time; empty if it can be.
+    """
+
+    resources: dict[str, float]
+    slots: int
+    kinds: list[dict[str, Any]]
+    seconds: float
+    low: float
+    high: float
+    refused: str
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,8 @@ class Plan:
         kinds: the sorts of trials.
         seconds: of the whole study, if no trial is stopped early.
         basis: what the estimates rest on.
+        packings: what the probe measured, the study's own resources first; empty without a probe.
+        recommended: `resources` of the packing that ends first.
     """
 
     name: str
@@ -90,6 +120,8 @@ class Plan:
     kinds: list[Kind]
     seconds: float
     basis: list[str]
+    packings: tuple[Packing, ...] = ()
+    recommended: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values."""
@@ -110,19 +142,19 @@ def make_plan(study: Study, address: str | None) -> Plan:
         )
     hosts = _hosts(address)
     gpus_exist = any(host.gpus for host in hosts)
-    total = count_trials(study)
+    total = count_trials(study) + count_runs(study)
     configs = list(preview_configs(study))
     groups: dict[tuple[str, Request], list[Config]] = defaultdict(list)
     for config in configs:
         wanted = request(study, config, gpus_exist=gpus_exist)
-        groups[_label(config, wanted), wanted].append(config)
+        groups[label(config, wanted), wanted].append(config)
     slots = count_slots((wanted for _, wanted in groups), hosts)
     kinds = []
-    for (label, wanted), members in groups.items():
+    for (name, wanted), members in groups.items():
         longest = max(members, key=lambda c: (c.get("epochs", 1), _images(c)))
         kinds.append(
             Kind(
-                label,
+                name,
                 round(total * len(members) / len(configs)),
                 wanted.cpu,
                 wanted.gpu,
@@ -130,6 +162,7 @@ def make_plan(study: Study, address: str | None) -> Plan:
                 _seconds(longest, wanted),
                 _memory_bytes(longest),
                 wanted.custom,
+                wanted.workers,
             )
         )
     return Plan(
@@ -152,13 +185,16 @@ def show(plan: Plan, console: Console) -> None:
         highlight=False,
     )
     table = Table(title="Kinds of trials", title_justify="left")
-    for column in ("", "kind", "trials", "CPUs", "GPUs", "time each", "memory each"):
+    workers = any(kind.workers for kind in plan.kinds)
+    columns = ["", "kind", "trials", *["workers"] * workers, "CPUs", "GPUs", "time each"]
+    for column in (*columns, "memory each"):
         table.add_column(column, justify="left" if column in ("", "kind") else "right")
     for letter, kind in zip(_LETTERS, plan.kinds, strict=False):
         table.add_row(
             letter,
             kind.label,
             str(kind.trials),
+            *[str(kind.workers or "-")] * workers,
             f"{kind.cpu:g}",
             f"{kind.gpu:g}",
             _duration(kind.seconds),
@@ -169,12 +205,46 @@ def show(plan: Plan, console: Console) -> None:
     table.title_justify = "left"
     for host in plan.hosts:
         fits = ", ".join(
-            f"{n} x {letter}" for letter, n in zip(_LETTERS, host["fits"].values(), strict=False)
+            f"{n} {'workers of' if kind.workers else 'x'} {letter}"
+            for letter, kind, n in zip(_LETTERS, plan.kinds, host["fits"].values(), strict=False)
         )
         table.add_row(host["name"], f"{host['cpus']:g}", f"{host['gpus']:g}", fits)
     console.print(table)
+    _show_packings(plan, console)
     for line in plan.basis:
         console.print(f"- {line}", highlight=False, soft_wrap=True)
+
+
+def _show_packings(plan: Plan, console: Console) -> None:
+    if not plan.packings:
+        return
+    table = Table(title="Packings, measured; the study's own first", title_justify="left")
+    for column in ("resources", "slots", "kind", "images/s each", "together", "memory", "study"):
+        table.add_column(column, justify="left" if column in ("resources", "kind") else "right")
+    for found in plan.packings:
+        study_time = _duration(found.seconds)
+        if found.low < found.high:
+            study_time += f" ({_duration(found.low)} to {_duration(found.high)})"
+        heads = [(_resources(found.resources), str(found.slots), found.refused or study_time)]
+        for kind in found.kinds:
+            resources, slots, text = heads.pop() if heads else ("", "", "")
+            table.add_row(
+                resources,
+                slots,
+                kind["label"],
+                f"{kind['images_per_second']:.0f}",
+                f"{kind['images_per_second_of_all']:.0f}",
+                f"{kind['memory_bytes'] / 2**30:.1f} GiB",
+                text,
+            )
+    console.print(table)
+    if plan.recommended:
+        text = f"recommended: resources: {{{_resources(plan.recommended)}}}"
+        console.print(text, highlight=False, markup=False)
+
+
+def _resources(resources: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {amount:g}" for name, amount in resources.items())
 
 
 def _hosts(address: str | None) -> list[Host]:
@@ -192,13 +262,16 @@ def _host_dict(host: Host, kinds: list[Kind]) -> dict[str, Any]:
     return {"name": host.name, "cpus": host.cpus, "gpus": host.gpus, "fits": fits}
 
 
-def _label(config: Config, wanted: Request) -> str:
+def label(config: Config, wanted: Request) -> str:
+    """Return the kind of a trial: trainable, sizes and device."""
     device = "GPU" if wanted.gpu else "CPU"
     if config["trainable"] == "svm":
         return f"svm {config['kernel']}, {_images(config)} images, {device}"
+    zero = f" ZeRO {config['zero_stage']}" if config["engine"] == "deepspeed" else ""
+    engine = "" if config["engine"] == "native" else f", {config['engine']}{zero}"
     return (
         f"{config['model']}, {config['image_size']} px, batch {config['batch_size']}, "
-        f"{config['epochs']} epochs, {device}"
+        f"{config['epochs']} epochs, {device}{engine}"
     )
 
 
@@ -218,7 +291,7 @@ def _seconds(config: Config, wanted: Request) -> float:
         return float(
             seconds * (_images(config) / 10_000) ** power / (threads if name == "intelex" else 1)
         )
-    images = _images(config) * config["epochs"]
+    images = _images(config) * config["epochs"] / max(1, wanted.workers)
     if wanted.gpu:
         return float(images / A30_IMAGES_PER_SECOND[config["model"]])
     forward, parameters = _measure_forward(config, threads)
@@ -291,7 +364,11 @@ def _basis(study: Study, kinds: list[Kind]) -> Iterator[str]:
         yield "ResNets on a GPU: the reference's rates on one A30 at 64 px, not measured here"
     if count["svm"]:
         yield "SVMs: scaled from times measured at 10,000 and 49,000 images of FashionMNIST"
+    if any(k.workers > 1 for k in kinds):
+        yield "several workers: as if each more took its share of the time and talk cost none"
     yield f"train_size left out is taken for {ALL_IMAGES} images"
+    if study.finalists:
+        yield f"{count_runs(study)} of the trials are runs of finalists, taken for like the others"
     if study.search.algorithm != "grid":
         yield "the shares of the kinds are those of random draws; the search may differ"
     if study.scheduler.type != "fifo":

@@ -5,6 +5,7 @@ It runs there by itself, so it imports nothing but the standard library.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -14,20 +15,29 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "scikit-learn", "optuna", "tunelab")
 
 
-def probe(marker: str) -> dict[str, Any]:
+def probe(
+    marker: str, data: Mapping[str, Sequence[Sequence[str]]], *, make_marker: bool = False
+) -> dict[str, Any]:
     """Describe this host as Ray will find it.
 
     Args:
         marker: name of a file on the shared storage; the head, which is asked first, makes it,
             and the others look for it.
+        data: for each data set, the groups of files of which one must be there; `$TUNING_STORAGE`
+            in a path is the host's.
+        make_marker: make that file.
     """
     storage = os.environ.get("TUNING_STORAGE", "")
+    if make_marker and storage:
+        with contextlib.suppress(OSError):
+            (Path(storage) / marker).write_text("")
     return {
         "host": platform.node(),
         "time": time.time(),
@@ -37,6 +47,8 @@ def probe(marker: str) -> dict[str, Any]:
         "storage": storage,
         "storage_error": storage_error(storage),
         "shares_storage": bool(storage) and _shares(Path(storage) / marker),
+        "missing_data": [name for name, groups in data.items()
+                         if not any(map(_all_there, groups))],
         "free_bytes": {place: shutil.disk_usage(place).free for place in ("/tmp", storage)
                        if place and Path(place).is_dir()},
         "cpus": os.cpu_count(),
@@ -78,12 +90,12 @@ def storage_error(storage: str) -> str:
     return ""
 
 
+def _all_there(files: Sequence[str]) -> bool:
+    paths = [os.path.expandvars(file) for file in files]
+    return all(Path(path).exists() or Path(path + ".gz").exists() for path in paths)
+
+
 def _shares(marker: Path) -> bool:
-    if "--make-marker" in sys.argv:
-        try:
-            marker.write_text("")
-        except OSError:
-            return False
     # Listing the folder makes an NFS client look again, rather than answer from its cache.
     return marker.parent.is_dir() and marker in marker.parent.iterdir()
 
@@ -113,4 +125,6 @@ def raylet() -> dict[str, str] | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe(sys.argv[1])))  # noqa: T201
+    marker, data, *flags = sys.argv[1:]
+    found = probe(marker, json.loads(data), make_marker="--make-marker" in flags)
+    print(json.dumps(found))  # noqa: T201

@@ -9,6 +9,9 @@ SETTINGS = {
     # Our callbacks write results; a failed trial has no metric, which Tune would take for a fault.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Tune's state, which grows with the trials, is written at the begin and the end of a session;
+    # in between, the record has it all.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     # Relative paths of a study mean the folder in which it was started.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # The older of Tune's two console outputs is the one that can be silenced.

@@ -11,10 +11,14 @@ A line is eight hexadecimal digits (the CRC-32 of the rest), a space, and one JS
     session  time, session, host, pid, version,    a driver started or resumed the study,
              study, packages, data                 which was this one, on this software and data
     known    time, results                         what the searcher knows from elsewhere
-    trial    time, trial, config                   the searcher suggested a configuration
+    trial    time, trial, config[, finalist_of]    a configuration was suggested by the searcher,
+                                                   or is that of an earlier trial, now a finalist
+    answer   time, trial, of                       it is another trial's over again: same results
     start    time, trial, session                  a trial began (or went on) on a host
     facts    time, trial, facts                    what does not change within a trial
     report   time, trial, metrics                  one report (per epoch)
+    enlarge  time, trial, was, gpu                 it ran out of its share of a GPU's memory, and
+                                                   is tried again with a larger one
     end      time, trial, status, error            completed, stopped or failed
     retry    time, trial                           a failed trial is to begin anew
     round    time, epoch, scores, trials           a population came to an epoch with these scores;
@@ -33,7 +37,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +48,8 @@ TABLE = "trials.csv"
 
 #: Columns of `trials.csv` in order. Accuracies are percent of the images of their split, times are
 #: seconds, `gflops` are 1e9 floating-point operations (2 per multiply-add) of one forward pass of
-#: one image. A column that does not apply to a trial is empty.
+#: one image. `out_of_memory_at` is the share of a GPU that was too small, for a trial that was then
+#: tried again with `gpus`. A column that does not apply to a trial is empty.
 COLUMNS = (
     "trial_id",
     "status",
@@ -83,6 +88,7 @@ COLUMNS = (
     "started",
     "ended",
     "error",
+    "out_of_memory_at",
 )
 
 Event = dict[str, Any]
@@ -101,6 +107,10 @@ class TrialRecord:
         busy_since: when it began or last reported, while it runs.
         takeovers: under PBT and PB2, by the epoch after which it went on from the weights of
             another trial: that `donor`, and the `config` since then.
+        out_of_memory_at: share of a GPU with which it ran out of memory and was tried again.
+        gpu_share: share that it got instead.
+        finalist_of: the trial of the search whose configuration this one repeats with another seed.
+        answered_from: the trial whose results this one took over instead of running.
     """
 
     trial: str
@@ -114,6 +124,10 @@ class TrialRecord:
     busy_seconds: float = 0.0
     busy_since: float | None = None
     takeovers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    out_of_memory_at: float | None = None
+    gpu_share: float | None = None
+    finalist_of: str = ""
+    answered_from: str = ""
 
     @property
     def finished(self) -> bool:
@@ -142,6 +156,58 @@ class TrialRecord:
         scored = [r for r in self.judged_reports() if r.get("val_accuracy") is not None]
         return max(scored, key=lambda r: r["val_accuracy"], default={})
 
+    def best_value(self, metric: str, mode: str) -> float | None:
+        """Return a metric at its best epoch (`mode` max or min); None for a failed trial."""
+        values: list[float] = [r[metric] for r in self.judged_reports() if metric in r]
+        if self.status == "failed" or not values:
+            return None
+        return max(values) if mode == "max" else min(values)
+
+    def objective_values(self, directions: Mapping[str, str]) -> list[float] | None:
+        """Return the value of each objective; None for a trial that failed or lacks one.
+
+        The first objective counts at its best epoch; the others as `row` has them: `val_accuracy`
+        and `val_loss` at the best epoch by accuracy, costs of the whole trial.
+
+        Args:
+            directions: `max` or `min` by metric, the first objective first.
+        """
+        (metric, mode), *_ = directions.items()
+        row = self.row() | {metric: self.best_value(metric, mode)}
+        values = [float(row[name]) for name in directions if row.get(name) is not None]
+        return values if len(values) == len(directions) and self.status != "failed" else None
+
+    def violations(self, constraints: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+        """Return by how much the trial exceeds each bound: at most 0 is allowed.
+
+        Args:
+            constraints: mappings with `metric` and `max` or `min` or both, as in a study file.
+
+        Returns:
+            The excess in the metric's unit by `metric max` or `metric min`; None where the trial
+            has not measured it.
+        """
+        row, found = self.row(), {}
+        for constraint in constraints:
+            value = row.get(constraint["metric"])
+            for side, sign in (("max", 1), ("min", -1)):
+                bound = constraint.get(side)
+                if bound is not None:
+                    key = f"{constraint['metric']} {side}"
+                    found[key] = None if value is None else sign * (float(value) - bound)
+        return found
+
+    def feasible(self, constraints: Iterable[Mapping[str, Any]]) -> bool | None:
+        """Tell whether the trial keeps within all bounds; None while that is not known.
+
+        A completed trial that lacks a measurement does not keep within its bound.
+        """
+        excesses = self.violations(constraints).values()
+        if any(excess is not None and excess > 0 for excess in excesses):
+            return False
+        unknown = None if self.status != "completed" else False
+        return unknown if None in excesses else True
+
     def row(self) -> dict[str, Any]:
         """Return one row of `trials.csv`; see `COLUMNS` for the units."""
         last = self.reports[-1] if self.reports else {}
@@ -161,11 +227,13 @@ class TrialRecord:
             "started": self.started,
             "ended": self.ended,
             "error": self.error,
+            "out_of_memory_at": self.out_of_memory_at,
         }
         if self.takeovers:
             taken = (f"{t['donor']} after {epoch}" for epoch, t in self.takeovers.items())
             row["weights_from"] = ", ".join(taken)
-        return row
+        origins = {"finalist_of": self.finalist_of, "answered_from": self.answered_from}
+        return row | {key: trial for key, trial in origins.items() if trial}
 
 
 class Record:
@@ -173,11 +241,13 @@ class Record:
 
     Attributes:
         notes: what was damaged and has been mended, one line each.
+        listeners: called with each event that has been written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORD
         self.notes: list[str] = []
+        self.listeners: list[Callable[[Event], None]] = []
         lines: list[bytes] = []
         if has_record(folder):
             lines, self.notes = _whole_lines(folder)
@@ -194,6 +264,8 @@ class Record:
         data = body.encode()
         for file in self._files:
             _append_whole(file, b"%08x %s\n" % (zlib.crc32(data), data))
+        for listener in self.listeners:
+            listener({"event": event, **values})
 
     def close(self) -> None:
         for file in self._files:
@@ -292,12 +364,27 @@ def collect(events: Iterable[Event]) -> dict[str, TrialRecord]:
     trials: dict[str, TrialRecord] = {}
     for event in events:
         if event["event"] == "trial":
-            trials[event["trial"]] = TrialRecord(event["trial"], event["config"])
+            trials[event["trial"]] = suggested(event)
+        elif event["event"] == "answer":
+            answer(trials[event["trial"]], trials[event["of"]], event["time"])
         elif "trial" in event:
             apply(trials[event["trial"]], event)
         elif event["event"] == "round":
             apply_round(trials, event)
     return trials
+
+
+def suggested(event: Event) -> TrialRecord:
+    """Return the trial that a `trial` event begins."""
+    finalist_of = event.get("finalist_of", "")
+    return TrialRecord(event["trial"], event["config"], finalist_of=finalist_of)
+
+
+def answer(trial: TrialRecord, source: TrialRecord, now: float) -> None:
+    """Give a trial the results of an equal one; it took no time of its own."""
+    trial.facts, trial.reports = dict(source.facts), list(source.reports)
+    trial.status, trial.answered_from = source.status, source.trial
+    trial.ended = now
 
 
 def apply_round(trials: Mapping[str, TrialRecord], event: Event) -> None:
@@ -325,8 +412,11 @@ def apply(trial: TrialRecord, event: Event) -> None:
             trial.ended = event["time"]
             _count_time(trial, event["time"])
             trial.busy_since = None
+        case "enlarge":
+            trial.out_of_memory_at, trial.gpu_share = event["was"], event["gpu"]
         case "retry":
             trial.status, trial.error = "pending", ""
+            trial.out_of_memory_at = trial.gpu_share = None
             trial.reports, trial.facts, trial.takeovers = [], {}, {}
             trial.started = trial.ended = None
 

@@ -15,7 +15,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tuning.parameters import ResNetParameters, SVMParameters
-from tuning.study import Budget, Dataset, Limits, Resources, Scheduler, Search, Study
+from tuning.study import (
+    Budget,
+    Constraint,
+    Dataset,
+    Finalists,
+    Limits,
+    Objective,
+    Resources,
+    Scheduler,
+    Search,
+    Study,
+)
 
 INTRODUCTION = """\
 # The study file
@@ -78,6 +89,25 @@ then the worst quarter takes over weights from the best quarter and goes on with
 parameters. The record holds each such round, `weights_from` in `trials.csv` names the donors, and a
 trial's row has the parameters with which it ended and its best epoch since then.
 
+## Several objectives, constraints, finalists
+
+```yaml
+search:
+  algorithm: optuna
+  trials: 16
+  objectives: [{metric: val_accuracy, mode: max}, {metric: train_seconds, mode: min}]
+  constraints: [{metric: predict_seconds, max: 5}]
+finalists: {count: 3, seeds: 3}
+```
+
+The Pareto front holds the completed trials within all bounds that no other one beats. One of them
+is called best by a fixed rule: the first objective decides, of equal values the next. Under
+`finalists`, the best configurations by that rule run again with new seeds, and the best mean of
+these runs decides; the run that made a configuration a finalist does not count, since it was chosen
+for being high. Test accuracies are then recorded for the finalists' runs only. What a trial's
+`predict_seconds` times is the test split, so every trial predicts it; the others' predictions are
+thrown away unseen.
+
 `dataset` may be searched like a parameter (`dataset: {grid: [mnist, fashion_mnist]}`). The metric
 that counts is always that of the validation split, at a trial's best epoch; the test split is read
 once, at the end of a trial that was not stopped.
@@ -87,6 +117,9 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Top level", Study),
     ("`dataset`", Dataset),
     ("`search`", Search),
+    ("Each of `search.objectives`", Objective),
+    ("Each of `search.constraints`", Constraint),
+    ("`finalists`", Finalists),
     ("`scheduler`", Scheduler),
     ("`resources`", Resources),
     ("`limits`", Limits),
@@ -151,7 +184,7 @@ def _bounds(metadata: list[Any]) -> str:
 
 def _default(field: FieldInfo) -> str:
     if field.default_factory is not None:
-        return "empty" if field.default_factory is dict else "its defaults"
+        return "empty" if field.default_factory in (dict, list) else "its defaults"
     if field.default is PydanticUndefined:
         return "required"
     if field.default is None:

@@ -26,7 +26,7 @@ from ray.tune.schedulers import TrialScheduler
 from tuning.record import TrialRecord, read_trials
 from tuning.samplers import tuned
 from tuning.schedulers import build_scheduler, concurrency
-from tuning.searchers import Strategy, metric_value, preview_configs, strategy
+from tuning.searchers import Strategy, metric_value, outcome, preview_configs, strategy
 from tuning.space import Branch, Choice, Config, Entry, Grid, Ordinal, Space
 from tuning.study import Scheduler, Search, Study
 from tuning.study_file import load
@@ -331,7 +331,7 @@ class Simulation:
     def _end(self, trial: _SimulatedTrial) -> None:
         trial.status = Trial.TERMINATED
         del self.live[trial.trial_id]
-        self.strategy.tell(trial.trial_id, metric_value(self.study, trial.seen()))
+        self.strategy.tell(trial.trial_id, *outcome(self.study, trial.seen()))
 
     def _note_best(self, now: float, trial: _SimulatedTrial) -> None:
         value = trial.row.reports[trial.reported - 1].get(self.study.search.metric)

@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from tuning.data import ImageData, training_subset
+from tuning.engines import DeepSpeed, Native, Parallel, synchronize_batch_norm
 from tuning.models import build_resnet, count_gflops, count_parameters
 from tuning.parameters import ResNetParameters
 from tuning.resources import Allotment
 from tuning.training import (
     EVALUATION_BATCH,
+    Augmentation,
     Batches,
     LoadedBatches,
     Preparation,
@@ -28,7 +31,7 @@ from tuning.training import (
 
 
 class ResNetTraining:
-    """A ResNet in training.
+    """A ResNet in training; with an engine of several workers, one of them.
 
     Attributes:
         facts: what does not change: model, device, precision, GFLOPs, parameters, ...
@@ -49,9 +52,9 @@ class ResNetTraining:
         self.network = build_resnet(p.model, p.stem, data.classes).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         self.batches = self._training_batches()
-        self.optimizer = _build_optimizer(p, self.network)
-        self.schedule = self._build_schedule()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.scaling)
+        flip = p.augmentation == "flip"
+        self.augment = Augmentation(flip, p.shift, self.generator) if flip or p.shift else None
+        self.engine = self._build_engine()
         self.epoch = 0
         self.train_seconds = 0.0
         self.best_accuracy = -1.0
@@ -71,6 +74,8 @@ class ResNetTraining:
     def step(self) -> dict[str, Any]:
         """Train and validate one epoch; after the last one, test the best epoch's weights.
 
+        Of several workers, the first one validates and tests.
+
         Returns:
             `epoch`, `train_loss`, `val_loss`, `val_accuracy` (percent), `train_seconds` (of all
             epochs so far), `images_per_second` (likewise), `done`, and after the last epoch
@@ -81,20 +86,19 @@ class ResNetTraining:
         """
         p = self.parameters
         done = train_epoch(
-            self.network,
+            self.engine,
             self.batches,
             self.preparation,
-            self.optimizer,
-            self.schedule,
-            self.scaler,
             self.precision,
             device=self.device,
             label_smoothing=p.label_smoothing,
-            flips=self.generator if p.augmentation == "flip" else None,
+            augment=self.augment,
             first_step=self.epoch * len(self.batches),
         )
         self.epoch += 1
         self.train_seconds += done.seconds
+        if self.engine.rank > 0:
+            return {"epoch": self.epoch, "done": self.epoch >= p.epochs}
         validation = self._evaluate(self.data.val)
         if validation.accuracy > self.best_accuracy:
             self.best_accuracy = validation.accuracy
@@ -122,9 +126,7 @@ class ResNetTraining:
             "best_accuracy": self.best_accuracy,
             "best_weights": self.best_weights,
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict() if self.schedule else {},
-            "scaler": self.scaler.state_dict(),
+            "engine": self.engine.state(),
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
         }
@@ -136,10 +138,7 @@ class ResNetTraining:
         self.best_accuracy = state["best_accuracy"]
         self.best_weights = state["best_weights"]
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule:
-            self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.engine.restore(state["engine"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
 
@@ -148,7 +147,7 @@ class ResNetTraining:
         self.restore(state)
         self.best_accuracy = -1.0
         p = self.parameters
-        for group in self.optimizer.param_groups:
+        for group in self.engine.optimizer.param_groups:
             group["lr"], group["weight_decay"] = p.lr, p.weight_decay
             if "momentum" in group:
                 group["momentum"] = p.momentum
@@ -191,11 +190,24 @@ class ResNetTraining:
             pin_memory=p.pin_memory,
         )
 
-    def _build_schedule(self) -> LRScheduler | None:
-        if self.parameters.schedule == "constant":
-            return None
-        steps = len(self.batches) * self.parameters.epochs
-        return OneCycleLR(self.optimizer, self.parameters.lr, total_steps=steps + 1)
+    def _build_engine(self) -> Native:
+        """Return the engine, with the optimizer and its schedule."""
+        p = self.parameters
+        if p.engine != "native" and dist.get_world_size() > 1:
+            self.network = synchronize_batch_norm(self.network, self.device)
+        optimizer = _build_optimizer(p, self.network)
+        schedule: LRScheduler | None = None
+        if p.schedule == "onecycle":
+            steps = len(self.batches) * p.epochs
+            schedule = OneCycleLR(optimizer, p.lr, total_steps=steps + 1, cycle_momentum=False)
+        parts = (self.network, optimizer, schedule, self.precision, self.device)
+        match p.engine:
+            case "native":
+                return Native(*parts)
+            case "ddp":
+                return Parallel(*parts)
+            case "deepspeed":
+                return DeepSpeed(*parts, stage=p.zero_stage, batch_size=p.batch_size)
 
 
 def _build_optimizer(p: ResNetParameters, network: nn.Module) -> torch.optim.Optimizer:

@@ -16,14 +16,25 @@ class ResourceError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """CPUs, GPUs and amounts of custom resources of one trial."""
+    """CPUs, GPUs and amounts of custom resources of one trial, or of each of its workers.
+
+    Attributes:
+        workers: processes that train beside the trial's own, which then asks for nothing; 0 for a
+            trial that trains itself.
+    """
 
     cpu: float
     gpu: float
     custom: tuple[tuple[str, float], ...] = ()
+    workers: int = 0
+
+    def bundles(self) -> list[dict[str, float]]:
+        """Return the bundles of a placement group: the trial's own first, then its workers'."""
+        bundle = {"CPU": self.cpu} | ({"GPU": self.gpu} if self.gpu else {}) | dict(self.custom)
+        return [{}, *[bundle] * self.workers] if self.workers else [bundle]
 
     def slots(self, cpus: float, gpus: float, custom: Mapping[str, float] | None = None) -> int:
-        """Return how many such trials fit at once on a host.
+        """Return how many such trials, or workers of them, fit at once on a host.
 
         A fraction of a GPU comes from one GPU: three trials of 0.4 do not fit on one.
         """
@@ -43,13 +54,25 @@ def request(study: Study, config: Mapping[str, Any], *, gpus_exist: bool = True)
     """Return what a trial of a configuration asks for.
 
     A trial that cannot use a GPU asks for none. On a cluster without GPUs a trial whose device is
-    `auto` does without.
+    `auto` does without. One that ran out of its GPU's memory has a larger share in `gpu_share`.
     """
     wanted = study.resources
+    workers = wanted.workers if takes_workers(config) else 0
     device = config.get("device", "cpu")
     if device == "cuda" or (device == "auto" and wanted.gpu > 0 and gpus_exist):
-        return Request(wanted.cpu, wanted.gpu, tuple(sorted(wanted.custom.items())))
-    return Request(wanted.cpu_without_gpu or wanted.cpu, 0)
+        gpu = config.get("gpu_share", wanted.gpu)
+        return Request(wanted.cpu, gpu, tuple(sorted(wanted.custom.items())), workers)
+    return Request(wanted.cpu_without_gpu or wanted.cpu, 0, (), workers)
+
+
+def takes_workers(config: Mapping[str, Any]) -> bool:
+    """Tell whether a trial of a configuration trains in worker processes."""
+    return config.get("trainable") == "resnet" and bool(config["engine"] != "native")
+
+
+def larger_share(gpu: float) -> float | None:
+    """Return the share of a GPU for a trial that ran out of this one; None above a whole GPU."""
+    return min(1.0, 2 * gpu) if 0 < gpu < 1 else None
 
 
 @dataclass(frozen=True)
@@ -65,20 +88,29 @@ class Host:
 def count_slots(requests: Iterable[Request], hosts: Iterable[Host]) -> int:
     """Return how many trials can run at once, by the request of which most fit.
 
+    The workers of a trial may be on several hosts.
+
     Raises:
-        ResourceError: some request fits on no host.
+        ResourceError: some request fits on no host, or its workers not on all of them.
     """
     hosts = list(hosts)
     most = 0
     for wanted in set(requests):
-        slots = sum(wanted.slots(host.cpus, host.gpus, host.custom) for host in hosts)
+        fitting = sum(wanted.slots(host.cpus, host.gpus, host.custom) for host in hosts)
+        slots = fitting // max(1, wanted.workers)
         if slots == 0:
             there = ", ".join(f"{h.name}: {h.cpus:g} CPUs, {h.gpus:g} GPUs" for h in hosts)
             custom = "".join(f", {amount:g} {name}" for name, amount in wanted.custom)
+            if wanted.workers > 1:
+                who = f"each of a trial's {wanted.workers} workers"
+                lacking = f"and there is room for {fitting}"
+            else:
+                who, lacking = "a trial", "which no host has"
+            worker = " --set resources.workers=N" if wanted.workers > 1 else ""
             raise ResourceError(
-                f"resources: a trial asks for {wanted.cpu:g} CPUs and {wanted.gpu:g} GPUs{custom}, "
-                f"which no host has ({there}); lower them, or set others: "
-                "--set resources.cpu=N --set resources.cpu_without_gpu=N --set resources.gpu=N"
+                f"resources: {who} asks for {wanted.cpu:g} CPUs and {wanted.gpu:g} GPUs{custom}, "
+                f"{lacking} ({there}); lower them, or set others: --set resources.cpu=N "
+                f"--set resources.cpu_without_gpu=N --set resources.gpu=N{worker}"
             )
         most = max(most, slots)
     return most

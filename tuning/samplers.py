@@ -14,6 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 
 from tuning.space import Branch, Config, Domain, Space
 from tuning.study import Study
@@ -48,6 +49,14 @@ def build_sampler(study: Study) -> BaseSampler:
             return samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
         case "random":
             return samplers.RandomSampler(seed=seed)
+
+
+def optuna_directions(study: Study) -> list[StudyDirection]:
+    """Return the directions of a study's objectives, the first one first."""
+    return [
+        StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
+        for mode in study.search.directions().values()
+    ]
 
 
 class Encoder:

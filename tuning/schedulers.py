@@ -59,7 +59,7 @@ def build_scheduler(study: Study, on_round: OnRound | None = None) -> TrialSched
                 reduction_factor=s.reduction_factor,
             )
         case "hyperband":
-            return HyperBandScheduler(
+            return _Hyperband(
                 **common, max_t=study.max_epochs(), reduction_factor=s.reduction_factor
             )
         case "median":
@@ -86,6 +86,18 @@ class _Named:
     trial_id: str
 
 
+def _asks(result: dict[str, Any]) -> bool:
+    """Tell whether a result is no report, but asks for a pause or a larger share of a GPU."""
+    return "pause" in result or "enlarge" in result
+
+
+class _Hyperband(HyperBandScheduler):
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if _asks(result):
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(controller, trial, result))
+
+
 class _ByName(FIFOScheduler):
     """Makes a scheduler know trials by the study's names, and remember its last decisions.
 
@@ -101,6 +113,8 @@ class _ByName(FIFOScheduler):
         super().on_trial_add(controller, _named(trial))
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if _asks(result):
+            return str(TrialScheduler.CONTINUE)
         named, epoch = _named(trial), result.get("epoch", 1)
         last, action = self._decided.get(named.trial_id, (0, TrialScheduler.CONTINUE))
         if epoch > last:

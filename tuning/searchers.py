@@ -8,15 +8,28 @@ the searcher's own needs to be saved, so nothing of it can be lost or silently r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import optuna
+from optuna.distributions import BaseDistribution
 from ray.tune.search import Searcher
 
-from tuning.record import Event, Record, TrialRecord, apply, apply_round, read_trials
-from tuning.samplers import Encoder, build_sampler, tuned
+from tuning.finalists import Run, missing_runs
+from tuning.record import (
+    Event,
+    Record,
+    TrialRecord,
+    answer,
+    apply,
+    apply_round,
+    read_trials,
+    suggested,
+)
+from tuning.samplers import Encoder, build_sampler, optuna_directions, tuned
 from tuning.space import Config, draw, expand
 from tuning.study import Study
 from tuning.study_file import StudyError, load
@@ -30,16 +43,23 @@ class WarmStartError(ValueError):
     """A study cannot begin with what an earlier one found; the text says why."""
 
 
+#: A metric, or one value for each of several objectives.
+Value = float | Sequence[float]
+#: By how much a trial exceeds its bounds, by their names; see `tuning.record`.
+Violations = Mapping[str, float]
+NONE: Violations = MappingProxyType({})
+
+
 class Strategy(Protocol):
     """Proposes configurations and learns from their values."""
 
     def ask(self, trial: str) -> Config | None:
         """Return the configuration of the next trial; None when there are no more."""
 
-    def tell(self, trial: str, value: float | None) -> None:
-        """Take the metric of a finished trial; None for a failed one."""
+    def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
+        """Take the metric of a finished trial, None for a failed one."""
 
-    def learn(self, values: Config, value: float) -> None:
+    def learn(self, values: Config, value: Value, violations: Violations = NONE) -> None:
         """Take the metric of a configuration that was run elsewhere, before the first `ask`."""
 
     def adopt(self, trial: str, config: Config) -> None:
@@ -56,10 +76,10 @@ class Listed:
     def ask(self, trial: str) -> Config | None:
         return next((c for c in self._configs if c not in self._adopted), None)
 
-    def tell(self, trial: str, value: float | None) -> None:
+    def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
         """Learn nothing."""
 
-    def learn(self, values: Config, value: float) -> None:
+    def learn(self, values: Config, value: Value, violations: Violations = NONE) -> None:
         """Learn nothing."""
 
     def adopt(self, trial: str, config: Config) -> None:
@@ -107,29 +127,40 @@ class Sampled:
         self._tried.add(tuned(config))
         return self._study.complete(config) | {"seed": self._study.search.seed}
 
-    def learn(self, values: Config, value: float) -> None:
+    def learn(self, values: Config, value: Value, violations: Violations = NONE) -> None:
         known = Encoder(self._space, values)
-        self._optuna.add_trial(
-            optuna.trial.create_trial(
-                params=known.params, distributions=known.distributions, value=value
-            )
-        )
+        self._add(known.params, known.distributions, value, violations)
         self._tried.add(tuned(known.config))
 
-    def tell(self, trial: str, value: float | None) -> None:
+    def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
         if trial in self._outside:
             return
         told = self._trials[trial]
         known = self._optuna.get_trials(deepcopy=False)[told.number]
         if not known.state.is_finished():
             state = optuna.trial.TrialState.FAIL if value is None else None
+            for key, excess in violations.items():
+                told.set_constraint(key, excess)
             self._optuna.tell(told, value, state=state)
         elif value is not None:
             # It failed, was told as such, and has been retried: Optuna takes it as one more.
-            again = optuna.trial.create_trial(
-                params=known.params, distributions=known.distributions, value=value
+            self._add(known.params, known.distributions, value, violations)
+
+    def _add(
+        self,
+        params: Config,
+        distributions: dict[str, BaseDistribution],
+        value: Value,
+        violations: Violations,
+    ) -> None:
+        self._optuna.add_trial(
+            optuna.trial.create_trial(
+                params=params,
+                distributions=distributions,
+                values=[value] if isinstance(value, int | float) else value,
+                constraints=dict(violations),
             )
-            self._optuna.add_trial(again)
+        )
 
     def adopt(self, trial: str, config: Config) -> None:
         fixed = _Fixed(config)
@@ -222,26 +253,34 @@ def _drawn(study: Study, count: int) -> Iterator[Config]:
 def _optuna_study(study: Study, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     # Optuna announces every trial on the console; the progress table does that.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions = optuna.study.StudyDirection
-    direction = directions.MAXIMIZE if study.search.mode == "max" else directions.MINIMIZE
-    return optuna.create_study(sampler=sampler, direction=direction)
+    return optuna.create_study(sampler=sampler, directions=optuna_directions(study))
 
 
 def metric_value(study: Study, trial: TrialRecord) -> float | None:
-    """Return a trial's metric at its best epoch; None for a failed trial."""
-    values: list[float] = [
-        r[study.search.metric] for r in trial.judged_reports() if study.search.metric in r
-    ]
-    if trial.status == "failed" or not values:
-        return None
-    return max(values) if study.search.mode == "max" else min(values)
+    """Return a trial's metric (its first objective) at its best epoch; None for a failed trial."""
+    return trial.best_value(study.search.metric, study.search.mode)
+
+
+def outcome(study: Study, trial: TrialRecord) -> tuple[Value | None, Violations]:
+    """Return what a strategy is told of a finished trial: its value or values, and its bounds.
+
+    What a stopped trial has not measured counts as just within its bound, so that each trial has
+    all bounds, as the samplers need; a completed one that lacks a measurement counts as failed.
+    """
+    values = trial.objective_values(study.search.directions())
+    violations = trial.violations(study.search.bounds())
+    if values is None or (trial.status == "completed" and None in violations.values()):
+        return None, {}
+    value = values if study.search.objectives else values[0]
+    return value, {key: excess or 0.0 for key, excess in violations.items()}
 
 
 def known_results(study: Study) -> list[dict[str, Any]]:
     """Return the results that a study begins with: of its `points` and its `warm_start` folders.
 
     Returns:
-        Mappings with `values` (parameters of the space), `value` (the metric) and `source`.
+        Mappings with `values` (parameters of the space), `value` (the metric, or a list of the
+        objectives), `source`, and where the study has constraints `violations`.
 
     Raises:
         WarmStartError: a folder is no study, or has nothing for this one.
@@ -267,7 +306,7 @@ def _earlier_results(study: Study, folder: Path) -> list[dict[str, Any]]:
     results = []
     space = study.full_space()
     for trial in trials.values():
-        value = metric_value(study, trial)
+        value, violations = outcome(study, trial)
         config = {k: v for k, v in trial.config.items() if k != "seed"}
         try:
             known = Encoder(space, config)
@@ -276,7 +315,8 @@ def _earlier_results(study: Study, folder: Path) -> list[dict[str, Any]]:
         if trial.takeovers:
             continue  # Its value is that of a schedule, which no configuration of this study is.
         if value is not None and trial.finished and study.complete(known.config) == config:
-            results.append({"values": known.values, "value": value, "source": folder.name})
+            found = {"values": known.values, "value": value, "source": folder.name}
+            results.append(found | ({"violations": dict(violations)} if violations else {}))
     if not results:
         raise WarmStartError(
             f"search.warm_start: {folder}: none of its {len(trials)} trials is one that this study "
@@ -323,8 +363,13 @@ class StudySearcher(Searcher):
             self._replay(event)
         if not any(event["event"] in ("trial", "known") for event in events):
             self._begin()
-        self.unfinished = [t for t in self.trials.values() if not t.finished]
+        self._final_runs: list[Run] | None = None
+        self.unfinished = [t for t in self.searched() if not t.finished]
         self._by_tune_id: dict[str, TrialRecord] = {}
+
+    def searched(self) -> list[TrialRecord]:
+        """Return the trials of the search itself, without the finalists' runs."""
+        return [trial for trial in self.trials.values() if not trial.finalist_of]
 
     def _begin(self) -> None:
         """Write what is known from elsewhere into the record, and learn it."""
@@ -333,52 +378,112 @@ class StudySearcher(Searcher):
             self.record.append("known", time=time.time(), results=results)
             self._replay({"event": "known", "results": results})
 
+    def begin_finals(self) -> int:
+        """Go on with the finalists' runs, the search being over; return how many are to do."""
+        self._final_runs = missing_runs(self.study, self.trials.values())
+        self.unfinished = [t for t in self.trials.values() if not t.finished]
+        return self.final_runs_left()
+
+    def final_runs_left(self) -> int:
+        """Return how many of the finalists' runs have not ended or not begun."""
+        unfinished = sum(not t.finished for t in self.trials.values() if t.finalist_of)
+        return unfinished + len(missing_runs(self.study, self.trials.values()))
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial: an unfinished one first."""
+        trial = self._next()
+        while trial is not None and (source := self._equal(trial)):
+            now = time.time()
+            self.record.append("answer", time=now, trial=trial.trial, of=source.trial)
+            answer(trial, source, now)
+            self.strategy.tell(trial.trial, *outcome(self.study, trial))
+            trial = self._next()
+        if trial is None:
+            return str(Searcher.FINISHED)
+        self._by_tune_id[trial_id] = trial
+        reads_test = self.study.finalists is None or bool(trial.finalist_of)
+        share = {} if trial.gpu_share is None else {"gpu_share": trial.gpu_share}
+        return {"trial": trial.trial, "reads_test": reads_test} | share | trial.last_config()
+
+    def _next(self) -> TrialRecord | None:
+        """Return an unfinished trial, or a new one that is in the record; None after the last."""
         if self.unfinished:
-            trial = self.unfinished.pop(0)
-        else:
-            name = f"{len(self.trials):05d}"
+            return self.unfinished.pop(0)
+        name = f"{len(self.trials):05d}"
+        if self._final_runs is None:
             config = self.strategy.ask(name)
             if config is None:
-                return str(Searcher.FINISHED)
-            trial = TrialRecord(name, config)
-            self.record.append("trial", time=time.time(), trial=name, config=config)
-            self.trials[name] = trial
-        self._by_tune_id[trial_id] = trial
-        return {"trial": trial.trial} | trial.last_config()
+                return None
+            event: Event = {"trial": name, "config": config}
+        elif self._final_runs:
+            run = self._final_runs.pop(0)
+            event = {"trial": name, "config": run.config, "finalist_of": run.finalist_of}
+        else:
+            return None
+        self.record.append("trial", time=time.time(), **event)
+        self.trials[name] = suggested(event)
+        return self.trials[name]
+
+    def _equal(self, trial: TrialRecord) -> TrialRecord | None:
+        """Return the trial whose results are this one's, where the study answers repeats."""
+        if not self.study.search.answer_repeats or trial.started:
+            return None
+        return next(
+            (
+                known
+                for known in self.trials.values()
+                if known.config == trial.config
+                and known.status == "completed"
+                and not known.answered_from
+            ),
+            None,
+        )
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell the strategy how a trial ended. Its last report is in the record already."""
         trial = self._by_tune_id.pop(trial_id)
-        failed = error or result is None or "failure" in result
-        value = None if failed else metric_value(self.study, trial)
-        self.strategy.tell(trial.trial, value)
+        if trial.finalist_of:
+            return
+        if error or result is None or "failure" in result:
+            self.strategy.tell(trial.trial, None)
+            return
+        status = "completed" if result.get("final") else "stopped"
+        self.strategy.tell(trial.trial, *outcome(self.study, replace(trial, status=status)))
+
+    def _propose_again(self, event: Event) -> None:
+        name, config = event["trial"], event["config"]
+        self.trials[name] = suggested(event)
+        if self.trials[name].finalist_of:
+            return
+        if self._allow_changed:
+            self.strategy.adopt(name, config)
+        elif (proposed := self.strategy.ask(name)) != config:
+            raise ResumeError(
+                f"trial {name}: the searcher proposes {proposed}, where the record has "
+                f"{config}; the study file or the version of Optuna has changed "
+                "(--allow-changed goes on with what the record has)"
+            )
 
     def _replay(self, event: Event) -> None:
         if event["event"] == "trial":
-            name, config = event["trial"], event["config"]
-            if self._allow_changed:
-                self.strategy.adopt(name, config)
-            elif (proposed := self.strategy.ask(name)) != config:
-                raise ResumeError(
-                    f"trial {name}: the searcher proposes {proposed}, where the record has "
-                    f"{config}; the study file or the version of Optuna has changed "
-                    "(--allow-changed goes on with what the record has)"
-                )
-            self.trials[name] = TrialRecord(name, config)
+            self._propose_again(event)
         elif event["event"] == "known":
             for result in event["results"]:
-                self.strategy.learn(result["values"], result["value"])
+                self.strategy.learn(
+                    result["values"], result["value"], result.get("violations", NONE)
+                )
         elif event["event"] == "round":
             apply_round(self.trials, event)
         elif "trial" in event:
             trial = self.trials[event["trial"]]
-            apply(trial, event)
-            if event["event"] == "end":
-                self.strategy.tell(trial.trial, metric_value(self.study, trial))
+            if event["event"] == "answer":
+                answer(trial, self.trials[event["of"]], event["time"])
+            else:
+                apply(trial, event)
+            if event["event"] in ("end", "answer") and not trial.finalist_of:
+                self.strategy.tell(trial.trial, *outcome(self.study, trial))
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the record holds what the searcher needs."""

@@ -126,6 +126,9 @@ class Grid(Domain):
     def corners(self) -> list[Any]:
         return self.grid
 
+    def draw(self, name: str, sampler: Sampler) -> Any:
+        return sampler.suggest_categorical(name, self.grid)
+
 
 class Choice(Domain):
     """One of the values."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from tuning.parameters import (
     PARAMETERS,
@@ -46,6 +46,21 @@ METRICS = {"val_accuracy": "max", "val_loss": "min"}
 MUTABLE = ("lr", "momentum", "weight_decay", "label_smoothing", "batch_size", "augmentation")
 #: ASHA's reduction factor in the default search.
 DEFAULT_REDUCTION = 4
+#: Further ones, which may be an objective beside the first, or be constrained.
+COSTS = {
+    "train_seconds": "min",
+    "predict_seconds": "min",
+    "total_seconds": "min",
+    "images_per_second": "max",
+    "memory_bytes": "min",
+    "gflops": "min",
+    "parameters": "min",
+    "support_vectors": "min",
+}
+#: Of these, what an early stop cuts short or leaves out.
+CUT_SHORT = ("train_seconds", "predict_seconds", "total_seconds", "support_vectors")
+#: Metrics that one of the trainables does not have.
+LACKING = {"svm": ("val_loss", "gflops", "parameters"), "resnet": ("support_vectors",)}
 #: Most trials of a study, and most ways through the branches of its space.
 MAX_TRIALS = 10_000
 MAX_WAYS = 100
@@ -59,10 +74,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a study: the dotted key, and what came and is allowed."""
+    """One thing that is wrong with a study: the dotted key, and what came and is allowed.
+
+    Attributes:
+        needs: other keys by which it was judged; where one of those is wrong too, it may be none.
+    """
 
     key: str
     message: str
+    needs: tuple[str, ...] = ()
 
 
 class Section(BaseModel):
@@ -103,6 +123,29 @@ class Point(Section):
     )
 
 
+class Objective(Section):
+    """One of several metrics that are optimised together."""
+
+    metric: str = Field(
+        description="the first: as `search.metric`; the others: also "
+        + ", ".join(COSTS)
+        + ", or any number that a trainable of your own reports"
+    )
+    mode: Literal["max", "min"] = Field(description="direction of the metric")
+
+
+class Constraint(Section):
+    """A bound that a trial must keep to be called best."""
+
+    metric: str = Field(description="as in `search.objectives`")
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="most that is allowed"
+    )
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="least that is allowed"
+    )
+
+
 class Search(Section):
     """How configurations are chosen."""
 
@@ -137,9 +180,57 @@ class Search(Section):
         "that a trainable of your own reports",
     )
     mode: Literal["max", "min"] = Field("max", description="direction of the metric")
+    objectives: Annotated[list[Objective], Field(max_length=4)] = Field(
+        default_factory=list,
+        description="several metrics at once, instead of `metric` and `mode`. The first rules the "
+        "scheduler and counts at its best epoch, the others are those of the whole trial",
+    )
+    constraints: list[Constraint] = Field(
+        default_factory=list,
+        description="bounds; a trial beyond one is never called best, and the samplers but cmaes, "
+        "qmc and random learn to keep within",
+    )
+    answer_repeats: bool = Field(
+        False,
+        description="give a configuration and seed that have completed already their results from "
+        "the record, instead of running them again",
+    )
     seed: Seed = Field(0, description="seed of the searcher, and of the trials' own randomness")
     max_concurrent: PositiveInt | None = Field(
         None, description="most trials at once (default: as many as there are slots)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_first_objective(cls, raw: Any) -> Any:
+        """Let the first objective stand for `metric` and `mode`, where these are left out."""
+        objectives = raw.get("objectives") if isinstance(raw, dict) else None
+        if not isinstance(objectives, list) or not objectives:
+            return raw
+        first = objectives[0]
+        if isinstance(first, Objective):
+            first = first.model_dump()
+        if not isinstance(first, dict):
+            return raw
+        return {key: first[key] for key in ("metric", "mode") if key in first} | raw
+
+    def directions(self) -> dict[str, str]:
+        """Return `max` or `min` by metric, the first objective first; one without `objectives`."""
+        if not self.objectives:
+            return {self.metric: self.mode}
+        return {objective.metric: objective.mode for objective in self.objectives}
+
+    def bounds(self) -> list[dict[str, Any]]:
+        """Return the constraints as plain values."""
+        return [constraint.model_dump() for constraint in self.constraints]
+
+
+class Finalists(Section):
+    """The best configurations of a search, run again to find out which one is the best."""
+
+    count: PositiveInt = Field(3, description="configurations with the best validation metric")
+    seeds: PositiveInt = Field(
+        3, description="runs of each, with seeds that the search has not used, to the last epoch"
     )
 
 
@@ -185,6 +276,16 @@ class Resources(Section):
     )
     cpu_without_gpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="CPUs of a trial that uses no GPU (default: cpu)"
+    )
+    workers: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1,
+        description="processes of a trial with `engine: ddp` or `deepspeed`; each takes the `cpu`, "
+        "`gpu` and `custom` of this section",
+    )
+    placement: Literal["pack", "spread"] = Field(
+        "pack",
+        description="where the workers of a trial go, as far as there is room: on few hosts, or on "
+        "different ones",
     )
     custom: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
@@ -251,6 +352,11 @@ class Study(Section):
     resources: Resources = Field(default_factory=lambda: Resources(), description="per trial")
     limits: Limits = Field(default_factory=lambda: Limits(), description="per trial, and the disk")
     budget: Budget = Field(default_factory=lambda: Budget(), description="of the whole study")
+    finalists: Finalists | None = Field(
+        None,
+        description="run the best configurations again with other seeds; their mean validation "
+        "metric decides, and only they are read on test (default: every trial that completes is)",
+    )
     repeats: PositiveInt = Field(
         1, description="run each configuration this often, each time with the next seed"
     )
@@ -258,6 +364,11 @@ class Study(Section):
         2,
         description="how often a trial that lost its process or raised an error goes on from its "
         "last checkpoint (a non-finite loss is not retried)",
+    )
+    keep_checkpoints: Literal["best", "all", "none"] = Field(
+        "best",
+        description="whose last checkpoints stay when their trials have ended: the best completed "
+        "trial's, all trials', or nobody's",
     )
     reuse_actors: bool = Field(
         True, description="run one trial after another in the same process, which starts faster"
@@ -366,13 +477,22 @@ def _values(entry: Any) -> list[Any]:
     return entry.corners() if isinstance(entry, Domain) else [entry]
 
 
-def problems(study: Study) -> list[Problem]:
-    """Return all that is wrong with a study whose sections are each well formed."""
+def problems(study: Study, follows: Callable[[Problem], bool] = lambda _: False) -> list[Problem]:
+    """Return all that is wrong with a study whose sections are each well formed.
+
+    Args:
+        study: what to look at.
+        follows: tells of a problem that it is only there because of another one.
+    """
     found = list(_size_problems(study))
     if found:
         return found
-    found = [*_section_problems(study), *_space_problems(study)]
-    return list(dict.fromkeys(found or _whole_problems(study)))
+    in_space = list(_space_problems(study))
+    parts = (*_section_problems(study), *_objective_problems(study), *in_space)
+    found = [p for p in parts if not follows(p)]
+    if not found and not in_space:
+        found = [p for p in _whole_problems(study) if not follows(p)]
+    return list(dict.fromkeys(found))
 
 
 def _size_problems(study: Study) -> Iterator[Problem]:
@@ -392,6 +512,7 @@ def _large(number: int) -> str:
 
 def _section_problems(study: Study) -> Iterator[Problem]:
     search, resources = study.search, study.resources
+    chosen = ("search.algorithm",)
     if abs(sum(study.dataset.split) - 1) > 1e-6:
         total = round(sum(study.dataset.split), 6)
         yield Problem("dataset.split", f"must sum to 1, but {study.dataset.split} sums to {total}")
@@ -402,7 +523,35 @@ def _section_problems(study: Study) -> Iterator[Problem]:
             "dataset.name",
             f"got {study.dataset.name!r}; allowed: {', '.join(datasets)}, or any name together "
             f"with `path`{did_you_mean(study.dataset.name, datasets)}",
+            ("trainable", "space.trainable"),
         )
+    yield from _resource_problems(resources)
+    if search.algorithm == "grid" and search.trials is not None:
+        yield Problem("search.trials", "grid tries every combination; leave `trials` out", chosen)
+    if search.algorithm != "grid" and search.trials is None:
+        why = ", the default where `space` draws values" if search.algorithm == "optuna" else ""
+        text = f"is needed by `algorithm: {search.algorithm}`{why}"
+        yield Problem("search.trials", text, chosen)
+    if search.algorithm == "optuna" and study.repeats > 1:
+        yield Problem("repeats", "is for grid and random searches; optuna runs each once", chosen)
+    if search.metric not in METRICS and not own:
+        yield Problem(
+            "search.metric",
+            f"got {search.metric!r}; allowed: {' or '.join(METRICS)}"
+            f"{did_you_mean(search.metric, METRICS)}",
+            ("trainable", "space.trainable"),
+        )
+    elif search.mode != METRICS.get(search.metric, search.mode):
+        right = METRICS[search.metric]
+        text = f"got {search.mode}; {search.metric} is searched by {right}"
+        yield Problem("search.mode", text, ("search.metric",))
+    if search.algorithm != "optuna" and (search.points or search.warm_start):
+        key = "search.points" if search.points else "search.warm_start"
+        text = f"is for `algorithm: optuna`; {search.algorithm} learns from no results"
+        yield Problem(key, text, chosen)
+
+
+def _resource_problems(resources: Resources) -> Iterator[Problem]:
     if resources.gpu > 1 and resources.gpu != int(resources.gpu):
         low, high = int(resources.gpu), int(resources.gpu) + 1
         yield Problem(
@@ -410,25 +559,73 @@ def _section_problems(study: Study) -> Iterator[Problem]:
             f"must be a fraction up to 1 or a whole number, but got {resources.gpu}; "
             f"write {low} or {high}",
         )
-    if search.algorithm == "grid" and search.trials is not None:
-        yield Problem("search.trials", "grid tries every combination; leave `trials` out")
-    if search.algorithm != "grid" and search.trials is None:
-        why = ", the default where `space` draws values" if search.algorithm == "optuna" else ""
-        yield Problem("search.trials", f"is needed by `algorithm: {search.algorithm}`{why}")
-    if search.algorithm == "optuna" and study.repeats > 1:
-        yield Problem("repeats", "is for grid and random searches; optuna runs each once")
-    if search.metric not in METRICS and not own:
+    if resources.workers > 1 and resources.gpu not in (0, 1):
         yield Problem(
-            "search.metric",
-            f"got {search.metric!r}; allowed: {' or '.join(METRICS)}"
-            f"{did_you_mean(search.metric, METRICS)}",
+            "resources.gpu",
+            f"got {resources.gpu:g} with {resources.workers} workers; each takes a whole GPU, "
+            "since nccl refuses two on one; write 1, or 0 to train on CPUs",
         )
-    elif search.mode != METRICS.get(search.metric, search.mode):
-        right = METRICS[search.metric]
-        yield Problem("search.mode", f"got {search.mode}; {search.metric} is searched by {right}")
-    if search.algorithm != "optuna" and (search.points or search.warm_start):
-        key = "search.points" if search.points else "search.warm_start"
-        yield Problem(key, f"is for `algorithm: optuna`; {search.algorithm} learns from no results")
+    if resources.workers == 1 and resources.placement == "spread":
+        yield Problem(
+            "resources.placement", "spread is for trials of several workers; write `workers`"
+        )
+
+
+def _objective_problems(study: Study) -> Iterator[Problem]:
+    search, known = study.search, METRICS | COSTS
+    own = _trainables(study) - set(PARAMETERS)
+    if study.finalists and study.repeats > 1:
+        yield Problem("finalists", "is for configurations run once; `repeats` runs all of them")
+    if search.objectives:
+        yield from _several_problems(search)
+    yield from _bound_problems(search)
+    for key, metric in _named_metrics(search):
+        if metric.startswith("test_"):
+            yield Problem(key, f"got {metric!r}; test data chooses nothing")
+        elif metric not in known and not own:
+            hint = did_you_mean(metric, known)
+            yield Problem(key, f"got {metric!r}; allowed: {', '.join(known)}{hint}")
+    for number, point in enumerate(search.points):
+        if point.result is not None and (search.objectives or search.constraints):
+            text = "is one metric; with several objectives or constraints use warm_start"
+            yield Problem(f"search.points.{number}.result", text)
+
+
+def _several_problems(search: Search) -> Iterator[Problem]:
+    first, *others = search.objectives
+    if (search.metric, search.mode) != (first.metric, first.mode):
+        yield Problem("search.metric", "is the first of `objectives`; leave metric and mode out")
+    if not others:
+        yield Problem("search.objectives", "is for several; write `metric` and `mode` for one")
+    if len(search.directions()) < len(search.objectives):
+        yield Problem("search.objectives", "names a metric twice")
+    if search.algorithm == "optuna" and search.sampler == "cmaes":
+        yield Problem(
+            "search.sampler", "cmaes searches by one metric; use tpe, gp, nsga2, qmc or random"
+        )
+    for number, objective in enumerate(others, start=1):
+        right = (METRICS | COSTS).get(objective.metric, objective.mode)
+        if objective.mode != right:
+            text = f"got {objective.mode}; {objective.metric} is searched by {right}"
+            yield Problem(f"search.objectives.{number}.mode", text)
+
+
+def _bound_problems(search: Search) -> Iterator[Problem]:
+    for number, constraint in enumerate(search.constraints):
+        low, high = constraint.min, constraint.max
+        key = f"search.constraints.{number}"
+        if low is None and high is None:
+            yield Problem(key, "has no bound; write `max` or `min`")
+        elif low is not None and high is not None and low > high:
+            yield Problem(key, f"allows nothing: min {low:g} is above max {high:g}")
+
+
+def _named_metrics(search: Search) -> Iterator[tuple[str, str]]:
+    """Yield the metrics beyond the first one, each with its key."""
+    for number, objective in enumerate(search.objectives[1:], start=1):
+        yield f"search.objectives.{number}.metric", objective.metric
+    for number, constraint in enumerate(search.constraints):
+        yield f"search.constraints.{number}.metric", constraint.metric
 
 
 def _space_problems(study: Study) -> Iterator[Problem]:
@@ -444,7 +641,8 @@ def _space_problems(study: Study) -> Iterator[Problem]:
             entries = [way[key] for way in ways(dict(study.space)) if key in way]
             if not any(e.contains(value) if isinstance(e, Domain) else e == value for e in entries):
                 where = "no domain of `space` has it" if entries else "`space` has no such key"
-                yield Problem(f"search.points.{number}.{key}", f"got {value!r}; {where}")
+                label = f"search.points.{number}.{key}"
+                yield Problem(label, f"got {value!r}; {where}", (f"space.{key}",))
 
 
 def _fixed_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]:
@@ -458,8 +656,9 @@ def _fixed_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]:
         yield Problem(f"fixed.{key}", "must be a plain value; domains belong in `space`")
     elif key == "dataset":
         yield from _dataset_problems(study, [entry])
-    elif not knowing:
-        yield Problem(f"fixed.{key}", _unknown(key, trainables))
+    elif not knowing and trainables:  # an unknown trainable is a problem of its own
+        needs = ("trainable", "space.trainable")
+        yield Problem(f"fixed.{key}", _unknown(key, trainables), needs)
     for name in knowing:
         yield from _value_problems(f"fixed.{key}", name, key, [entry])
 
@@ -495,7 +694,7 @@ def _way_problems(study: Study, way: Space) -> Iterator[Problem]:
     else:
         text = _why_unknown(study, str(trainable))
     if text or not isinstance(trainable, str):
-        yield Problem("trainable", text)
+        yield Problem("trainable", text, ("space.trainable",))
         return
     for key, entry in way.items():
         if key == "trainable":
@@ -512,7 +711,7 @@ def _way_problems(study: Study, way: Space) -> Iterator[Problem]:
 
 def _unknown(key: str, trainables: list[str]) -> str:
     known = dict.fromkeys(k for name in trainables for k in parameters_of(name).model_fields)
-    whose = " and ".join(trainables) or "trainable"
+    whose = " and ".join(trainables)
     hint = did_you_mean(key, known)
     return f"is no parameter of {whose}{hint or '; allowed: ' + ', '.join(known)}"
 
@@ -555,19 +754,23 @@ def _algorithm_problems(study: Study, key: str, entry: Any) -> Iterator[Problem]
             f"space.{key}",
             "a grid search takes only `grid`, `branch` and plain values; "
             "write {grid: [...]}, or choose `search.algorithm: optuna` or `random`",
+            ("search.algorithm",),
         )
     if algorithm != "grid" and isinstance(entry, Grid):
         yield Problem(
             f"space.{key}",
             f"`grid` has no meaning under `search.algorithm: {algorithm}`; "
             "write {choice: [...]}, or choose `search.algorithm: grid`",
+            ("search.algorithm",),
         )
 
 
 def _whole_problems(study: Study) -> Iterator[Problem]:
     """Check what only holds between parts that are each right."""
     if study.search.metric == "val_loss" and "svm" in study.trainables():
-        yield Problem("search.metric", "an SVM has no val_loss; write val_accuracy")
+        text = "an SVM has no val_loss; write val_accuracy"
+        yield Problem("search.metric", text, ("trainable",))
+    yield from _lacking_problems(study)
     if study.scheduler.type != "fifo" and study.max_epochs() == 1:
         if study.trainables() == {"svm"}:
             text = (
@@ -575,15 +778,29 @@ def _whole_problems(study: Study) -> Iterator[Problem]:
             )
         else:
             text = "trials of one epoch cannot stop early; use fifo, or more `epochs`"
-        yield Problem("scheduler.type", text)
+        yield Problem("scheduler.type", text, ("epochs", "rungs", "trainable"))
     elif study.scheduler.type == "asha" and study.scheduler.grace_epochs > study.max_epochs():
         yield Problem(
             "scheduler.grace_epochs",
             f"got {study.scheduler.grace_epochs}, above the {study.max_epochs()} epochs of a trial",
+            ("epochs", "rungs", "trainable"),
         )
     yield from _population_problems(study)
     for config in sample_configs(study):
         yield from _config_problems(study, config)
+        yield from _engine_problems(study, study.complete(config))
+
+
+def _lacking_problems(study: Study) -> Iterator[Problem]:
+    """Refuse metrics that some trial does not have, or not in full."""
+    scheduler = study.scheduler.type
+    for key, metric in _named_metrics(study.search):
+        for name in sorted(study.trainables()):
+            if metric in LACKING.get(name, ()):
+                yield Problem(key, f"got {metric}, which trials of {name} do not have")
+        if scheduler != "fifo" and metric in CUT_SHORT and key.startswith("search.objectives"):
+            text = f"{metric} of a trial that {scheduler} stops is cut short, so it cannot be an "
+            yield Problem("scheduler.type", text + "objective; use fifo")
 
 
 def _population_problems(study: Study) -> Iterator[Problem]:
@@ -591,9 +808,8 @@ def _population_problems(study: Study) -> Iterator[Problem]:
     scheduler, search = study.scheduler, study.search
     if scheduler.type not in ("pbt", "pb2"):
         if scheduler.mutate:
-            yield Problem(
-                "scheduler.mutate", f"is for pbt and pb2; {scheduler.type} changes nothing"
-            )
+            text = f"is for pbt and pb2; {scheduler.type} changes nothing"
+            yield Problem("scheduler.mutate", text, ("scheduler.type",))
         return
     if search.algorithm == "grid":
         yield Problem(
@@ -609,6 +825,13 @@ def _population_problems(study: Study) -> Iterator[Problem]:
         )
     elif (search.trials or 0) * study.repeats < 2:
         yield Problem("search.trials", "got 1; a population needs at least 2 trials")
+    for key, given in (
+        ("finalists", study.finalists),
+        ("search.answer_repeats", search.answer_repeats),
+    ):
+        if given:
+            text = f"is for configurations that hold; {scheduler.type} changes them on the way"
+            yield Problem(key, text)
     if study.max_epochs() > 1:
         yield from _handing_on_problems(study)
 
@@ -670,7 +893,8 @@ def sample_configs(study: Study) -> Iterator[Config]:
         corners = {
             key: Grid(grid=list(dict.fromkeys(entry.corners())))
             for key, entry in way.items()
-            if isinstance(entry, Domain) and key in ("dataset", "augmentation", "device")
+            if isinstance(entry, Domain)
+            and key in ("dataset", "augmentation", "device", "engine", "zero_stage", "batch_size")
         }
         rest = {
             key: entry.corners()[0] if isinstance(entry, Domain) else entry
@@ -684,12 +908,39 @@ def _config_problems(study: Study, config: Config) -> Iterator[Problem]:
     full = study.complete(config)
     if full.get("augmentation") == "flip" and full["dataset"] in DIGITS:
         yield Problem(
-            "space.augmentation", f"flip mirrors images, and {full['dataset']} are digits; use none"
+            "space.augmentation",
+            f"flip mirrors images, and {full['dataset']} are digits; use none",
+            ("dataset.name", "space.dataset"),
         )
     if full.get("device") == "cuda" and study.resources.gpu == 0:
-        yield Problem("resources.gpu", "is 0, but trials have `device: cuda`; write e.g. gpu: 0.25")
+        text = "is 0, but trials have `device: cuda`; write e.g. gpu: 0.25"
+        yield Problem("resources.gpu", text, ("device",))
     if full.get("num_workers") and full["loader"] == "resident":
-        yield Problem("space.num_workers", "is for `loader: dataloader`; resident data needs none")
+        text = "is for `loader: dataloader`; resident data needs none"
+        yield Problem("space.num_workers", text, ("loader", "num_workers"))
+
+
+def _engine_problems(study: Study, full: Config) -> Iterator[Problem]:
+    """Check that a complete configuration can train in as many workers as the study says."""
+    workers, engine = study.resources.workers, full.get("engine", "native")
+    if workers > 1 and engine == "native":
+        of = "`engine: native`" if "engine" in full else f"`trainable: {full['trainable']}`"
+        remedy = "`engine: ddp`" if "engine" in full else "a study of its own"
+        yield Problem(
+            "resources.workers",
+            f"is {workers}, but {of} trains in one process; write 1, or {remedy}",
+        )
+    elif full.get("batch_size", workers) < workers:
+        yield Problem(
+            "space.batch_size",
+            f"{full['batch_size']} images are too few for {workers} workers; each needs one",
+        )
+    if full.get("zero_stage") and engine != "deepspeed":
+        yield Problem(
+            "space.zero_stage",
+            f"is {full['zero_stage']}, but only `engine: deepspeed` shards; put it in a branch of "
+            "`engine`, or leave it out",
+        )
 
 
 def did_you_mean(word: str, known: Any) -> str:

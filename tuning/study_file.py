@@ -6,11 +6,12 @@ what is allowed. Nothing here imports Ray or torch.
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -31,6 +32,7 @@ MAX_LINES = 20
 MAX_DEPTH = 24
 MAX_DIGITS = 30
 MAX_LINE = 600
+MAX_ROUNDS = 6
 #: Tags that pydantic puts into the location of an error inside a union; no keys of the user's.
 _NOT_KEYS = {"value", "str", "int", "float", "bool", "int_"}
 
@@ -121,22 +123,87 @@ def validate(raw: Mapping[str, Any], source: str) -> Study:
     Raises:
         StudyError: with all that is wrong.
     """
+    found: list[Problem] = []
+    left_out: set[str] = set()
+    # What is wrong is left out and the rest is looked at again, so that mistakes of form do not
+    # hide those of meaning.
+    for _ in range(MAX_ROUNDS):
+        study, wrong = _examine(raw, left_out)
+        found += [problem for problem in wrong if not _follows(problem, left_out)]
+        if study is not None or not wrong or len(found) > MAX_LINES:
+            break
+        left_out |= {key for problem in wrong for key in _meant(problem)}
+        raw = _without(raw, [problem.key for problem in wrong])
+    if study is not None and not found:
+        return study
+    lines = [_plain(f"{source}: {p.key}: {p.message}") for p in dict.fromkeys(found)]
+    more = [f"{source}: and more"] if len(lines) > MAX_LINES else []
+    raise StudyError(lines[:MAX_LINES] + more)
+
+
+def _examine(
+    raw: Mapping[str, Any], left_out: Collection[str]
+) -> tuple[Study | None, list[Problem]]:
+    """Return the study, or what keeps it from being one: mistakes of form, or else of meaning."""
     try:
         written = Study.model_validate(raw)
     except ValidationError as error:
         # Looking for the nearest known key takes a while, for thousands of wrong ones too long.
-        found = list(islice(_explain(error), MAX_LINES + 1))
-    else:
-        study = with_default_algorithm(written)
-        found = problems(study)
-        if not found:
-            complete = with_default_scheduler(study, written)
-            found = [] if complete == study else problems(complete)
-            if not found:
-                return complete
-    lines = [_plain(f"{source}: {p.key}: {p.message}") for p in dict.fromkeys(found)]
-    more = [f"{source}: and more"] if len(lines) > MAX_LINES else []
-    raise StudyError(lines[:MAX_LINES] + more)
+        return None, list(islice(_explain(error), MAX_LINES + 1))
+    study = with_default_algorithm(written)
+    found = problems(study, lambda problem: _follows(problem, left_out))
+    if found:
+        return None, found
+    complete = with_default_scheduler(study, written)
+    return (study if complete != study and problems(complete) else complete), []
+
+
+def _meant(problem: Problem) -> Iterable[str]:
+    """Yield the key of a problem, and the one that the user may have meant by it."""
+    yield problem.key
+    if hint := re.search(r"did you mean (\w+)\?", problem.message):
+        yield ".".join([*problem.key.split(".")[:-1], hint[1]])
+
+
+def _follows(problem: Problem, left_out: Iterable[str]) -> bool:
+    """Tell whether a problem may be there only because of what was left out."""
+    return any(
+        f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.") or b.endswith(f".{a}")
+        for a in (problem.key, *problem.needs)
+        for b in left_out
+    )
+
+
+def _without(raw: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return a study file's contents without some keys; a name, which it must have, is made up."""
+    rest = copy.deepcopy(dict(raw))
+    for key in keys:
+        section, _, inner = key.partition(".")
+        if section == "name":
+            rest["name"] = "nameless"
+        elif not _drop(rest, key.split(".")) and section == "space":
+            # A parameter of a branch goes by its own name.
+            _drop_everywhere(rest.get("space"), inner)
+    return rest
+
+
+def _drop(node: dict[str, Any], parts: Sequence[str]) -> bool:
+    """Remove what a path leads to, or the last mapping's key on its way there."""
+    first, *others = parts
+    if first not in node:
+        return False
+    if not (others and isinstance(node[first], dict) and _drop(node[first], others)):
+        if others and isinstance(node[first], dict):
+            return False
+        del node[first]
+    return True
+
+
+def _drop_everywhere(node: Any, name: str) -> None:
+    if isinstance(node, dict):
+        node.pop(name, None)
+        for inner in node.values():
+            _drop_everywhere(inner, name)
 
 
 def _plain(line: str) -> str:
@@ -268,7 +335,7 @@ def _user_keys(location: Sequence[str | int]) -> Iterable[str]:
 def _known_keys(location: Sequence[str]) -> list[str]:
     """Return the keys that the section at a location has."""
     model: type[BaseModel] = Study
-    for part in location:
+    for part in (part for part in location if not part.isdigit()):
         field = model.model_fields.get(part)
         inner = _section(field) if field else None
         if inner is None:
@@ -278,7 +345,6 @@ def _known_keys(location: Sequence[str]) -> list[str]:
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    annotation = field.annotation
-    return (
-        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    )
+    """Return the section that a field is, or is a list of, or may be left out."""
+    found = (field.annotation, *get_args(field.annotation))
+    return next((t for t in found if isinstance(t, type) and issubclass(t, BaseModel)), None)

@@ -18,8 +18,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 CHECK_EVERY = 50
@@ -102,6 +100,39 @@ class Preparation:
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a batch of uint8 images, `[N, H, W]` or `[N, H, W, C]`.
+
+    Attributes:
+        flip: whether each image is mirrored with probability one half.
+        shift: largest shift in pixels, down and to the right; black moves in.
+        generator: source of the random numbers.
+    """
+
+    flip: bool
+    shift: int
+    generator: torch.Generator
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return new images of the same shape."""
+        if self.flip:
+            chosen = torch.rand(len(images), generator=self.generator) < 0.5
+            chosen = chosen.to(images.device).view(-1, *[1] * (images.dim() - 1))
+            images = torch.where(chosen, images.flip(2), images)
+        return self._shifted(images) if self.shift else images
+
+    def _shifted(self, images: Tensor) -> Tensor:
+        count, height, width = images.shape[:3]
+        way = torch.randint(2 * self.shift + 1, (2, count, 1), generator=self.generator)
+        way = way.to(images.device)
+        sides = [0, 0] * (images.dim() - 3) + [self.shift] * 4
+        rows = way[0] + torch.arange(height, device=images.device)
+        columns = way[1] + torch.arange(width, device=images.device)
+        each = torch.arange(count, device=images.device).view(-1, 1, 1)
+        return F.pad(images, sides)[each, rows.unsqueeze(2), columns.unsqueeze(1)]
 
 
 class Batches(Protocol):
@@ -198,6 +229,19 @@ def as_tensor(array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array)
 
 
+class Engine(Protocol):
+    """How a loss becomes a step of the optimizer; `tuning.engines` has those there are."""
+
+    network: nn.Module
+    workers: int
+
+    def share(self, batch: Tensor) -> Tensor: ...
+
+    def update(self, loss: Tensor) -> None: ...
+
+    def mean(self, losses: Tensor) -> Tensor: ...
+
+
 class Epoch(NamedTuple):
     """What one epoch of training was."""
 
@@ -207,71 +251,58 @@ class Epoch(NamedTuple):
 
 
 def train_epoch(
-    network: nn.Module,
+    engine: Engine,
     batches: Batches,
     preparation: Preparation,
-    optimizer: Optimizer,
-    schedule: LRScheduler | None,
-    scaler: torch.amp.GradScaler,
     precision: Precision,
     *,
     device: torch.device,
     label_smoothing: float = 0.0,
-    flips: torch.Generator | None = None,
+    augment: Augmentation | None = None,
     first_step: int = 0,
 ) -> Epoch:
     """Train for one pass over the batches.
 
     Args:
-        network: in and out as `tuning.models.build_resnet` says.
-        batches: the training split.
+        engine: steps a network that is in and out as `tuning.models.build_resnet` says.
+        batches: the training split, the same for all workers.
         preparation: from uint8 to the network's input.
-        optimizer: stepped once per batch.
-        schedule: of the learning rate, stepped once per batch, or None.
-        scaler: of the gradients; a disabled one for all but fp16.
         precision: of the forward and backward pass.
         device: of the network.
         label_smoothing: of the cross-entropy.
-        flips: source of random horizontal flips, or None for none.
+        augment: what is done to the images of each batch, alike by all workers, or None.
         first_step: number of optimizer steps before this epoch, to name a failing one.
 
     Returns:
-        Mean training loss, seconds of training alone, and images seen.
+        Mean training loss, seconds of training alone, and images seen, by all workers.
 
     Raises:
         NonFiniteLoss: naming the step.
     """
-    network.train()
+    engine.network.train()
     losses = torch.zeros(len(batches), device=device)
     seen = 0
     _synchronize(device)
     started = time.perf_counter()
     for step, (images, labels) in enumerate(batches):
-        if flips is not None:
-            images = _flip(images, flips)
+        count = len(labels)
+        if augment is not None:
+            images = augment(images)
+        images, labels = engine.share(images), engine.share(labels)
         with precision.autocast(device):
-            logits = network(preparation(images))
+            logits = engine.network(preparation(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        if schedule is not None:
-            schedule.step()
+        # Workers whose shares differ by an image count by their images; alone, this is 1.
+        loss = loss * (engine.workers * len(labels) / count)
+        engine.update(loss)
         losses[step] = loss.detach()
-        seen += len(labels)
+        seen += count
         if step % CHECK_EVERY == CHECK_EVERY - 1:
             _check_finite(losses[: step + 1], first_step)
+    losses = engine.mean(losses)
     _check_finite(losses, first_step)
     _synchronize(device)
     return Epoch(float(losses.mean()), time.perf_counter() - started, seen)
-
-
-def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image with probability one half; `[N, H, W]` or `[N, H, W, C]`."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    chosen = chosen.to(images.device).view(-1, *[1] * (images.dim() - 1))
-    return torch.where(chosen, images.flip(2), images)
 
 
 def _check_finite(losses: Tensor, first_step: int) -> None:

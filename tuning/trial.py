@@ -7,16 +7,10 @@ from there. Tune's own checkpoints are used only to move a running trial.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import faulthandler
 import gc
 import io
-import os
-import platform
-import resource
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,20 +19,27 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import psutil
 import torch
 from ray import tune
 
 from tuning import checkpoint
 from tuning.data import DataError, ImageData
-from tuning.parameters import PARAMETERS, TrainableError, find_trainable, parameters_of
+from tuning.parameters import (
+    PARAMETERS,
+    ResNetParameters,
+    TrainableError,
+    find_trainable,
+    parameters_of,
+)
+from tuning.process import describe, end_with_parent, limit_memory, memory_bytes
 from tuning.record import write_atomically
-from tuning.resources import Allotment, ResourceError
+from tuning.resources import Allotment, ResourceError, larger_share, takes_workers
 from tuning.study import Limits
 from tuning.training import NonFiniteLoss
+from tuning.workers import Workers
 
 #: Keys of a trial's configuration that are not parameters of its trainable.
-NOT_PARAMETERS = ("trial", "seed", "trainable", "dataset")
+NOT_PARAMETERS = ("trial", "reads_test", "seed", "trainable", "dataset", "gpu_share")
 #: Errors that the same configuration meets again: the trial fails at once, without a retry.
 PERMANENT = (
     NonFiniteLoss,
@@ -47,7 +48,6 @@ PERMANENT = (
     ModuleNotFoundError,
     TrainableError,
     MemoryError,
-    torch.OutOfMemoryError,
     TimeoutError,
 )
 #: In a trial's folder: where the trial was when its time limit ended it.
@@ -121,7 +121,9 @@ class StudyTrial(tune.Trainable):
 
     A result holds the metrics that schedulers and searchers need, and beside them `report` (all
     metrics, once per epoch), `facts` (with the first result), `failure` (why a trial ended
-    without a result) and `pause` (why the study has to stop, though the trial is well).
+    without a result), `pause` (why the study has to stop, though the trial is well) and `enlarge`
+    (the trial ran out of its share of a GPU, and goes on with this larger one when Tune has started
+    it again, which the error in its next step makes it do).
     """
 
     training: Training
@@ -129,6 +131,7 @@ class StudyTrial(tune.Trainable):
     saved_report: dict[str, Any]
     failure: str
     pause: str
+    out_of_memory: torch.OutOfMemoryError | None
 
     def setup(
         self,
@@ -137,23 +140,29 @@ class StudyTrial(tune.Trainable):
         data: dict[str, ImageData],
         limits: Limits,
         code: str | None = None,
+        gpu: float = 0,
     ) -> None:
         """Begin the first trial of this process.
 
         Args:
-            config: the configuration, with `trial`, `seed`, `trainable` and `dataset`.
+            config: the configuration, with `trial`, `seed`, `trainable`, `dataset` and
+                `reads_test`: whether the trial may say how well it does on the test split.
             folder: the study folder.
             data: the data sets by name, from the object store.
             limits: of time and memory.
             code: folder of the user's own trainable, if it is not installed.
+            gpu: share of a GPU that trials of this study begin with.
         """
         self.code = code
-        _end_with_parent()
+        self.gpu = gpu
+        end_with_parent()
         if limits.trial_memory_gib is not None:
-            _limit_memory(limits.trial_memory_gib)
+            limit_memory(limits.trial_memory_gib)
         self.limits = limits
         self.study_folder = Path(folder)
         self.data = data
+        # What is imported by now stays; collecting it after every trial would take 0.1 s each.
+        gc.freeze()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -168,6 +177,8 @@ class StudyTrial(tune.Trainable):
             return {"failure": self.failure, "done": True}
         if self.pause:
             return {"pause": self.pause}
+        if self.out_of_memory is not None:
+            return self._ask_for_more(self.out_of_memory)
         if self.saved_report:
             # The driver may have missed the report that belongs to the checkpoint.
             report, self.saved_report = self.saved_report, {}
@@ -176,12 +187,19 @@ class StudyTrial(tune.Trainable):
             with self._time_limit():
                 report = self.training.step()
             self.total_seconds += time.perf_counter() - started
-            report |= {"total_seconds": self.total_seconds, "memory_bytes": _memory_bytes()}
+            report = {"memory_bytes": memory_bytes()} | report
+            report |= {"total_seconds": self.total_seconds}
             self.reports += 1
             if self.config["trainable"] not in PARAMETERS:
                 report = {"epoch": self.reports, "done": False} | report
-            self._write_predictions()
+            if self.config["reads_test"]:
+                self._write_predictions()
+            else:
+                report.pop("test_accuracy", None)
             checkpoint.save(self.folder, self.reports, self._state(report))
+        except torch.OutOfMemoryError as error:
+            self._run_out(error)
+            return self.step()
         except (*PERMANENT, RuntimeError) as error:
             return {"failure": _permanent(error), "done": True}
         except OSError as error:
@@ -190,7 +208,7 @@ class StudyTrial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the trial's state where Tune wants it; a trial that never began has none."""
-        if self.failure or self.pause:
+        if self.failure or self.pause or self.out_of_memory:
             return
         checkpoint.save(Path(checkpoint_dir), self.reports, self._state({}))
 
@@ -209,6 +227,8 @@ class StudyTrial(tune.Trainable):
         self._free()
         self.folder = self.study_folder / "trials" / str(config["trial"])
         self.failure = self.pause = ""
+        self.out_of_memory = None
+        self.asked = False
         self.reports = 0
         self.total_seconds = 0.0
         self.facts_sent = False
@@ -219,6 +239,9 @@ class StudyTrial(tune.Trainable):
                 raise self._timeout()
             with self._time_limit():
                 self.training, self.facts = self._build(config)
+        except torch.OutOfMemoryError as error:
+            self._run_out(error)
+            return
         except (*PERMANENT, RuntimeError) as error:
             self.failure = _permanent(error)
             return
@@ -229,6 +252,24 @@ class StudyTrial(tune.Trainable):
         if state is not None:
             self._restore(state)
         self.total_seconds += time.perf_counter() - started
+
+    def _run_out(self, error: torch.OutOfMemoryError) -> None:
+        """Fail, unless there is a larger share of a GPU and the trial did not get one before."""
+        share = self._allotment().gpus
+        if share > self.gpu or larger_share(share) is None:
+            before = f", after {self.gpu:g}" if share > self.gpu else ""
+            gpu = f" with gpu {share:g}{before}" if share else ""
+            self.failure = f"OutOfMemoryError{gpu}: {str(error).strip()}"
+        else:
+            self.out_of_memory = error
+
+    def _ask_for_more(self, error: torch.OutOfMemoryError) -> dict[str, Any]:
+        """Ask the driver for a larger share of a GPU, and then let Tune start the trial again."""
+        if self.asked:
+            raise error
+        self.asked = True
+        share = self._allotment().gpus
+        return {"enlarge": {"was": share, "gpu": larger_share(share)}}
 
     @contextmanager
     def _time_limit(self) -> Iterator[None]:
@@ -257,27 +298,30 @@ class StudyTrial(tune.Trainable):
 
     def _build(self, config: dict[str, Any]) -> tuple[Training, dict[str, Any]]:
         allotment = self._allotment()
-        allotment.apply()
         values = {k: v for k, v in config.items() if k not in NOT_PARAMETERS}
+        if takes_workers(config):
+            group = Workers(
+                ResNetParameters.model_validate(values),
+                self.data[config["dataset"]],
+                config["seed"],
+                allotment,
+                self.trial_resources.bundles,
+                self.limits.trial_memory_gib,
+            )
+            return group, group.facts
+        allotment.apply()
         build = trainable_class(config["trainable"], self.code)
         parameters = parameters_of(config["trainable"]).model_validate(values)
         data = self.data.get(config["dataset"])
         training: Training = build(parameters, data, config["seed"], allotment)
         model = config["trainable"].rpartition(":")[2]
         facts = {"model": model, "device": "cpu"} | getattr(training, "facts", {})
-        facts |= {
-            "host": platform.node(),
-            "cpus": allotment.cpus,
-            "gpus": allotment.gpus,
-            "gpu_ids": os.environ.get("CUDA_VISIBLE_DEVICES", "") if allotment.gpus else "",
-            "threads": torch.get_num_threads(),
-            "device_name": _device_name(facts["device"]),
-        }
-        return training, facts
+        return training, facts | describe(allotment, facts["device"]) | {"workers": 1}
 
     def _allotment(self) -> Allotment:
-        resources = self.trial_resources.required_resources if self.trial_resources else {}
-        return Allotment(resources.get("CPU", 1), resources.get("GPU", 0))
+        """Return what this process got, or each of the trial's workers."""
+        bundle = self.trial_resources.bundles[0] if self.trial_resources else {}
+        return Allotment(bundle.get("CPU", 1), bundle.get("GPU", 0))
 
     def _result(self, report: dict[str, Any]) -> dict[str, Any]:
         result = {k: v for k, v in report.items() if k != "done"}
@@ -318,6 +362,8 @@ class StudyTrial(tune.Trainable):
         """Drop the last trial, so that its memory does not add to the next one's."""
         if not hasattr(self, "training"):
             return
+        if isinstance(self.training, Workers):
+            self.training.close()
         del self.training
         gc.collect()
         if torch.cuda.is_available():
@@ -356,27 +402,6 @@ def _full_disk(error: OSError) -> str:
     return f"{error.filename or 'storage'}: {error.strerror}; free some space"
 
 
-def _end_with_parent() -> None:
-    """Let the kernel end this process with the raylet that started it.
-
-    A worker looks for its raylet only between two calls; until then it would go on writing into
-    the folder of a trial that a resumed study has begun again.
-    """
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-def _limit_memory(gib: float) -> None:
-    """Limit what this process may allocate beyond what it has; shared memory does not count."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return
-    held = next(line for line in status.read_text().splitlines() if line.startswith("VmData"))
-    limit = (int(held.split()[1]) << 10) + int(gib * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-
-
 def trainable_class(name: str, code: str | None = None) -> Any:
     """Return what makes a `Training`; imported here, since an SVM needs no torchvision."""
     if name == "svm":
@@ -389,16 +414,3 @@ def trainable_class(name: str, code: str | None = None) -> Any:
         return ResNetTraining
     found = find_trainable(name, code)
     return found if isinstance(found, type) else partial(FunctionTraining, found)
-
-
-def _memory_bytes() -> int:
-    """Return the peak of this trial's GPU memory, or on a CPU the process's resident memory."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return int(psutil.Process().memory_info().rss)
-
-
-def _device_name(device: str) -> str:
-    from tuning.environment import cpu_name
-
-    return str(torch.cuda.get_device_name()) if device == "cuda" else cpu_name()

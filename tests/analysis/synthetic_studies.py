@@ -34,6 +34,7 @@ class Trial:
     threads: int = 2
     store_predictions: bool = False
     seed: int = 0
+    finalist_of: str = ""
 
     @property
     def model(self) -> str:
@@ -68,8 +69,9 @@ def write_study(
     *,
     name: str = "quickstart",
     dataset: str = "fashion_mnist",
+    search: str = "",
 ) -> Path:
-    """Write a study folder and return it."""
+    """Write a study folder and return it; `search` is added to that section of its file."""
     folder.mkdir(parents=True)
     record = Record(folder)
     record.append("session", time=START, session=0, host="node-1", pid=1, version="0.1.0")
@@ -77,7 +79,7 @@ def write_study(
         _write_trial(record, folder, f"{number:05}", trial, dataset)
     record.close()
     write_table(folder, read_trials(folder).values())
-    (folder / "study.yaml").write_text(_description(name, dataset))
+    (folder / "study.yaml").write_text(_description(name, dataset, search))
     (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
     return folder
 
@@ -158,7 +160,7 @@ ENVIRONMENT = {
 }
 
 
-def _description(name: str, dataset: str) -> str:
+def _description(name: str, dataset: str, search: str) -> str:
     return f"""\
 name: {json.dumps(name)}
 dataset: {{name: {dataset}, split: [0.7, 0.1, 0.2], seed: 0, image_size: 64}}
@@ -168,7 +170,8 @@ space:
   batch_size: {{choice: [16, 32]}}
   optimizer: {{choice: [sgd, adam]}}
 fixed: {{epochs: 4, precision: fp32, pin_memory: true}}
-search: {{algorithm: optuna, sampler: tpe, trials: 24, metric: val_accuracy, mode: max, seed: 0}}
+search: {{algorithm: optuna, sampler: tpe, trials: 24, metric: val_accuracy, mode: max,
+  seed: 0{search}}}
 scheduler: {{type: asha, grace_epochs: 1, reduction_factor: 3}}
 resources: {{cpu: 1, gpu: 0.25}}
 repeats: 2
@@ -177,7 +180,9 @@ repeats: 2
 
 def _write_trial(record: Record, folder: Path, name: str, trial: Trial, dataset: str) -> None:
     begin = START + trial.begin
-    record.append("trial", time=begin, trial=name, config={**trial.config, "seed": trial.seed})
+    final = {"finalist_of": trial.finalist_of} if trial.finalist_of else {}
+    config = {**trial.config, "seed": trial.seed}
+    record.append("trial", time=begin, trial=name, config=config, **final)
     if trial.status == "pending":
         return
     record.append("start", time=begin, trial=name, session=0)

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.errors import AnalysisError
 from analysis.load import Results, load
-from analysis.prepare import co_tenants, is_cpu
+from analysis.prepare import co_tenants, is_cpu, prepare
 from tests.analysis.synthetic_studies import resnet, svm, write_study
 from tuning.record import COLUMNS
 
@@ -161,3 +161,15 @@ def test_co_tenants_are_the_trials_that_overlap_on_a_host() -> None:
 )
 def test_the_devices_name_tells_its_class(name: str, cpu: bool) -> None:
     assert is_cpu(name) is cpu
+
+
+def test_trials_of_different_engines_are_different_models(tmp_path: Path) -> None:
+    engines = [{"engine": "native"}, {"engine": "ddp"}, {"engine": "deepspeed", "zero_stage": 2}]
+    folder = write_study(tmp_path / "engines", [resnet(**engine) for engine in engines])
+    labels = load([folder]).trials["label"].tolist()
+    assert labels == ["resnet18", "resnet18 ddp", "resnet18 deepspeed ZeRO 2"]
+
+
+def test_the_number_of_workers_is_part_of_the_label() -> None:
+    rows = pd.DataFrame({"model": ["resnet18"] * 2, "engine": ["ddp"] * 2, "workers": [2, 1]})
+    assert prepare(rows, None)["label"].tolist() == ["resnet18 ddp x2", "resnet18 ddp"]

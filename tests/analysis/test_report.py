@@ -77,13 +77,6 @@ def test_a_report_of_a_study_that_never_ran(tmp_path: Path) -> None:
     assert "1 trial never began" in write_report(folder, tmp_path / "out")
 
 
-def test_the_pareto_front_by_hand() -> None:
-    seconds = np.array([1.0, 2.0, 3.0, 4.0, 1.0])
-    accuracy = np.array([80.0, 90.0, 85.0, 95.0, 70.0])
-    front = figures.pareto_front(seconds, accuracy)
-    assert front.tolist() == [True, True, False, True, False]
-
-
 def test_the_confusion_counts_by_hand() -> None:
     predictions = Predictions(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]))
     confusion = figures.count_confusion("x", predictions)

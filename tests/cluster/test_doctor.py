@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from tests.conftest import MINIMAL
+from tuning.data import FILES
+
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
 
 
-def examine(cluster, file=None):
+def examine(cluster, file=None, *options):
     """Return the doctor's lines, without what every raised host has: no real GPU."""
-    result = cluster.tuning("doctor", file or cluster.file)
+    result = cluster.tuning("doctor", file or cluster.file, *options)
     lines = result.stdout.splitlines()
     failed = [
         (line.removeprefix("FAIL  "), remedy.strip())
@@ -88,6 +93,44 @@ def test_storage_that_is_missing_or_not_shared_is_found(cluster, storage, expect
     file = changed(cluster, "TUNING_STORAGE=/mnt/studies", f"TUNING_STORAGE={storage}")
     _, failed = examine(cluster, file)
     assert f"{cluster.site.hosts[1].address}: {expected}" in failed
+
+
+def test_data_that_a_study_wants_are_looked_for_on_every_host(cluster):
+    study = cluster.write(MINIMAL | {"name": "wants-mnist", "dataset": {"name": "mnist"}})
+    expected = [f"{host.address}: the files of mnist are not there" for host in cluster.site.hosts]
+    assert examine(cluster, cluster.file, "--study", study)[1] == expected
+    place = cluster.site.storage / "data" / "mnist"
+    place.mkdir(parents=True)
+    try:
+        for name in FILES:
+            (place / f"{name}.gz").touch()
+        assert examine(cluster, cluster.file, "--study", study)[1] == []
+    finally:
+        shutil.rmtree(place)
+
+
+def test_a_running_cluster_is_examined_from_its_head(cluster):
+    head = cluster.site.hosts[0]
+    start = ". ~/.bashrc; cd ~/tunelab; export RAY_AUTH_MODE=token TUNING_STORAGE=/mnt/studies;"
+    command = f"{start} {sys.executable} -m tuning doctor --address auto"
+    result = cluster.site.ssh(head, command)
+    assert result.returncode == 2, result.stderr
+    lines = result.stdout.splitlines()
+    assert "ok    auto: accepts this driver; 2 hosts" in lines
+    for name in ("node1", "node2"):
+        assert f"ok    {name}: joined, with {os.cpu_count()} CPUs and 2 GPUs" in lines
+        assert f"ok    {name}: storage /mnt/studies is shared and writable" in lines
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert all("nvidia-smi names 0" in line for line in failed)
+    token = head.home / ".ray" / "auth_token"
+    hidden = token.rename(token.with_name("hidden"))
+    try:
+        result = cluster.site.ssh(head, command)
+    finally:
+        hidden.rename(token)
+    assert result.returncode == 2
+    assert "FAIL  token: there is none in ~/.ray/auth_token here" in result.stdout
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_file_that_ray_refuses_is_found(cluster):

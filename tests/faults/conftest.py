@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.harness import Row
+from tests.faults.harness import Bench, Row, raised_ray, study
 
 ROWS = pytest.StashKey[dict[str, Row]]()
 
@@ -14,9 +14,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def driver_kills(request: pytest.FixtureRequest) -> int:
+    """How often the driver is killed: `--faults N`; by default, in `make test`, twice."""
+    return int(request.config.getoption("--faults")) or 2
+
+
+@pytest.fixture
 def repetitions(request: pytest.FixtureRequest) -> int:
-    """How often each row of the matrix is repeated: `--faults N`, by default once."""
-    return int(request.config.getoption("--faults"))
+    """How often the other rows are repeated: a quarter of that; by default once."""
+    return max(1, int(request.config.getoption("--faults")) // 4)
+
+
+@pytest.fixture
+def few_repetitions(request: pytest.FixtureRequest) -> int:
+    """How often a row is repeated whose every repetition needs drivers of its own: a tenth."""
+    return max(1, int(request.config.getoption("--faults")) // 10)
 
 
 @pytest.fixture
@@ -25,6 +37,25 @@ def row(request: pytest.FixtureRequest) -> Iterator[Row]:
     row = Row(request.node.name.removeprefix("test_").replace("_", " "))
     request.config.stash[ROWS][row.name] = row
     yield row
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """A running Ray for studies that are not about its own processes."""
+    with raised_ray() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, address: str
+) -> Callable[[int], list[tuple[object, ...]]]:
+    """What the first trials of a study come to when nothing goes wrong."""
+    bench = Bench(tmp_path_factory.mktemp("undisturbed"), study(16), 0.01, 0.1, address=address)
+    bench.run().finish()
+    assert bench.repeated() == 0
+    summary = bench.summary()
+    return lambda trials: summary[:trials]
 
 
 def pytest_terminal_summary(
@@ -36,12 +67,12 @@ def pytest_terminal_summary(
     write = terminalreporter.write_line
     terminalreporter.section("fault matrix")
     width = max(len(row.name) for row in rows)
-    write(f"{'fault':{width}}  repetitions  passed  epochs repeated  recovery s (median, most)")
+    write(f"{'fault':{width}}  repetitions  passed  epochs lost  recovery s (median, most)")
     for row in rows:
         times = sorted(row.recovery_seconds)
         recovery = f"{times[len(times) // 2]:.1f}, {times[-1]:.1f}" if times else "-"
         rate = f"{100 * row.passed / row.repetitions:.0f} %" if row.repetitions else "-"
         write(
-            f"{row.name:{width}}  {row.repetitions:11}  {rate:>6}  {row.repeated_epochs:15}"
+            f"{row.name:{width}}  {row.repetitions:11}  {rate:>6}  {row.repeated_epochs:11}"
             f"  {recovery:>13}"
         )

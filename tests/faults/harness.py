@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import psutil
 import yaml
 
 from tests.conftest import MINIMAL, ROOT
+from tuning.ray_settings import SETTINGS
 from tuning.record import TrialRecord, read_events, read_trials
 
 TIMEOUT = 180
@@ -32,6 +34,25 @@ def study(trials: int = 6, epochs: int = 4, **changes: object) -> dict[str, obje
         }
         | changes
     )
+
+
+@contextmanager
+def raised_ray() -> Iterator[str]:
+    """Start Ray once for many drivers, which saves each some seconds; gives its address."""
+    program = (
+        "import ray, sys; ray.init(include_dashboard=False, log_to_driver=False); "
+        "print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | SETTINGS | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(60)
 
 
 @dataclass
@@ -55,6 +76,7 @@ class Bench:
     checkpoint_mib: float = 4
     do: str = ""
     address: str | None = None
+    logs: Path | None = None
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -75,6 +97,8 @@ class Bench:
         return self._start("resume", str(self.folder), *more)
 
     def _start(self, *arguments: str) -> Session:
+        if self.address:
+            arguments += ("--address", self.address)
         self.outputs += 1
         output = self.home / f"output-{self.outputs}.txt"
         environment = os.environ | {
@@ -83,6 +107,8 @@ class Bench:
             "FAULTS_EPOCH_SECONDS": str(self.epoch_seconds),
             "FAULTS_CHECKPOINT_MIB": str(self.checkpoint_mib),
             "FAULTS_DO": self.do,
+            "FAULTS_LOGS": str(self.logs or ""),
+            "RAY_AUTH_MODE": "disabled",
         }
         with output.open("w") as file:
             process = subprocess.Popen(
@@ -110,6 +136,13 @@ class Bench:
             assert not session.process.poll(), session.text()
             assert time.monotonic() < deadline, session.text()
             time.sleep(0.002)
+
+    def wait_for_worker(self) -> None:
+        """Wait until the process that trained last has ended."""
+        deadline = time.monotonic() + TIMEOUT
+        while psutil.pid_exists(int(self.lines()[-1][3])):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     def trials(self) -> dict[str, TrialRecord]:
         return read_trials(self.folder)

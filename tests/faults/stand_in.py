@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tuning.training import NonFiniteLoss
 from tuning.trial import StudyTrial
 
 
@@ -69,20 +71,40 @@ def misbehave(trial: str, epoch: int) -> None:
     """Do what FAULTS_DO says: `00001:2:hang,00003:1:raise` (trial, epoch, what)."""
     for fault in filter(None, os.environ.get("FAULTS_DO", "").split(",")):
         name, when, what = fault.split(":")
-        if (name, int(when)) != (trial, epoch):
-            continue
-        match what:
-            case "raise":
-                raise RuntimeError("the loss came out green")
-            case "raise once":
-                mark = Path(os.environ["FAULTS_LEDGER"] + ".raised")
-                if not mark.exists():
-                    mark.touch()
-                    raise KeyError("lost my place")
-            case "hang":
-                time.sleep(3600)
-            case "hang in C":  # with the interpreter's lock held
-                ctypes.PyDLL(None).sleep(3600)
-            case "memory":
-                held = [torch.ones(2**26) for _ in range(2**8)]  # 256 MiB each, 64 GiB
-                raise AssertionError(f"{len(held)} blocks were granted")
+        if (name, int(when)) == (trial, epoch):
+            MISDEEDS[what]()
+
+
+def fail() -> None:
+    raise RuntimeError("the loss came out green")
+
+
+def fail_once() -> None:
+    mark = Path(os.environ["FAULTS_LEDGER"] + ".raised")
+    if not mark.exists():
+        mark.touch()
+        raise KeyError("lost my place")
+
+
+def diverge() -> None:
+    raise NonFiniteLoss("the training loss is nan at step 7")
+
+
+def take_memory(gib: int, hold_seconds: float = 0) -> None:
+    """Take memory, a quarter of a GiB every twentieth of a second, and give it back."""
+    held = []
+    while len(held) < 4 * gib:
+        held.append(torch.ones(2**26))
+        time.sleep(0.05)
+    time.sleep(hold_seconds)
+
+
+MISDEEDS: dict[str, Callable[[], object]] = {
+    "raise": fail,
+    "raise once": fail_once,
+    "nan": diverge,
+    "hang": lambda: time.sleep(3600),
+    "hang in C": lambda: ctypes.PyDLL(None).sleep(3600),  # with the interpreter's lock held
+    "memory": lambda: take_memory(64),
+    "memory of the host": lambda: take_memory(8, 30),  # until Ray's memory monitor ends it
+}

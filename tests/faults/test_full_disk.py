@@ -1,14 +1,15 @@
-"""A disk that fills up at a checkpoint, at a state write and at a log write (a small tmpfs)."""
+"""A small disk that fills up: at a checkpoint, at a write of state, and at a write of a log."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 
-from tests.faults.harness import Bench, study
+from tests.faults.harness import TIMEOUT, Bench, study
 
 pytestmark = [
     pytest.mark.ray,
@@ -17,56 +18,96 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def disk(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
+@contextmanager
+def small_disk(place):
+    """A disk of 48 MiB at a folder; it hides what the folder holds."""
+    place.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)]
     if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def fill(place, leaving):
+@pytest.fixture
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk") as place:
+        yield place
+
+
+def fill(place, leaving=0):
     """Fill a disk up to so many bytes."""
     with (place / "ballast").open("wb") as file:
         free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
         file.write(b"\0" * (free - leaving))
 
 
-#: Free bytes that are left: too few for a checkpoint; for a line of the record or a log as well.
-LEFT = {"checkpoint": 1 << 20, "state and log": 0}
+#: Which disk is full: where studies lie (with room for a small file, or for none at all), or one
+#: that holds TensorBoard's files alone.
+FULL = {"checkpoint": ("storage", 1 << 20), "record": ("storage", 0), "log": ("logs", 0)}
 
 
-@pytest.mark.parametrize("leaving", LEFT.values(), ids=list(LEFT))
-def test_full_disk_at(tmp_path, disk, row, leaving):
-    row.repetitions = 1
-    mib = 4 if leaving else 0.001
-    bench = Bench(tmp_path / "bench", study(5, 4), 0.2, checkpoint_mib=mib)
-    bench.storage = disk / "results"
-    session = bench.run()
-    bench.wait(lambda: bench.begun() >= 7, session)
-    fill(disk, leaving)
-    text = session.finish(130)
-    assert "No space left on device; free some space; interrupted with" in text
-    before = {n: t.row() for n, t in bench.trials().items() if t.finished}
-    assert before
-    if leaving == 0:
-        assert f"{bench.folder}" in (text := bench.resume().finish(2))
-        assert text.strip().endswith("No space left on device")
-    (disk / "ballast").unlink()
-    since = time.monotonic()
-    session = bench.resume()
-    begun = bench.begun()
-    bench.wait(lambda: bench.begun() > begun, session)
-    row.recovery_seconds.append(time.monotonic() - since)
-    session.finish()
+@pytest.mark.parametrize("write", list(FULL))
+def test_full_disk_at_a_write_of_the(tmp_path, disk, row, few_repetitions, address, write):
+    place, leaving = FULL[write]
+    for number in range(few_repetitions):
+        row.repetitions += 1
+        mib = 4 if write == "checkpoint" else 0.001
+        bench = Bench(tmp_path / str(number), study(5, 4), 0.2, mib, address=address)
+        setattr(bench, place, disk / str(number))
+        session = bench.run()
+        bench.wait(lambda: bench.begun() >= 7, session)  # noqa: B023
+        fill(disk, leaving)
+        text = session.finish(130)
+        assert "No space left on device; free some space; interrupted with" in text
+        assert f"{disk}/" in text
+        before = {n: t.row() for n, t in bench.trials().items() if t.finished}
+        assert before
+        if write == "record":
+            assert f"{bench.folder}" in (text := bench.resume().finish(2))
+            assert text.strip().endswith("No space left on device")
+        (disk / "ballast").unlink()
+        go_on(bench, row, before)
+
+
+def test_full_disk_at_a_write_of_tunes_state(tmp_path, row, few_repetitions, address):
+    """Nothing of a study depends on that state, so it goes on, or pauses and can be resumed."""
+    for number in range(few_repetitions):
+        row.repetitions += 1
+        bench = Bench(tmp_path / str(number), study(8, 4), 0.2, 0.1, address=address)
+        session = bench.run()
+        bench.wait(lambda: bench.begun() >= 4, session)  # noqa: B023
+        session.kill()
+        before = {n: t.row() for n, t in bench.trials().items() if t.finished}
+        with small_disk(bench.folder / "tune") as disk:
+            begun, session = bench.begun(), bench.resume()
+            bench.wait(lambda: bench.begun() > begun + 1, session)  # noqa: B023
+            fill(disk)
+            if session.process.wait(TIMEOUT) == 0:
+                go_on(bench, row, before, end=False)
+                continue
+            assert "No space left on device" in session.finish(130)
+            (disk / "ballast").unlink()
+            go_on(bench, row, before)
+
+
+def go_on(bench, row, before, end=True):
+    """Resume; nothing that had ended may be lost or different, and all ends once."""
+    if end:
+        begun, since = bench.begun(), time.monotonic()
+        session = bench.resume()
+        bench.wait(lambda: bench.begun() > begun, session)
+        row.recovery_seconds.append(time.monotonic() - since)
+        session.finish()
     after = bench.trials()
     assert {n: after[n].row() for n in before} == before
-    assert [len(t.reports) for t in after.values()] == [4] * 5
+    assert {len(t.reports) for t in after.values()} == {4}
+    assert len(after) == bench.description["search"]["trials"]
     assert set(bench.ends().values()) == {1}
-    row.repeated_epochs, row.passed = bench.repeated(), 1
+    row.repeated_epochs += bench.repeated()
+    row.passed += 1
 
 
 def test_a_disk_that_is_nearly_full_is_refused_before_the_start(tmp_path, disk):

@@ -15,20 +15,15 @@ from tests.faults.harness import Bench, Row, Session, study
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """What a study of so many trials comes to when nothing goes wrong."""
-    known = {}
+#: Kills of one study before a new one is begun.
+PER_STUDY = 5
 
-    def summary(trials: int) -> list[tuple[object, ...]]:
-        if trials not in known:
-            bench = Bench(tmp_path_factory.mktemp("undisturbed"), study(trials), 0.01, 0.1)
-            bench.run().finish()
-            assert bench.repeated() == 0
-            known[trials] = bench.summary()
-        return known[trials]
 
-    return summary
+def studies(kills: int) -> list[tuple[int, int]]:
+    """Spread kills over studies: how many each gets, and how many trials it needs for them."""
+    counts = [PER_STUDY] * (kills // PER_STUDY)
+    counts += [kills % PER_STUDY] if kills % PER_STUDY else []
+    return [(count, 6 if count == 1 else 16) for count in counts]
 
 
 def check(bench: Bench, row: Row, expected, kills: int) -> None:
@@ -37,11 +32,13 @@ def check(bench: Bench, row: Row, expected, kills: int) -> None:
     assert set(bench.ends().values()) == {1}
     assert bench.repeated() <= kills
     row.repeated_epochs += bench.repeated()
-    row.passed += 1
+    row.passed += kills
 
 
-def wait_for_epoch(bench: Bench, session: Session, count: int) -> None:
-    bench.wait(lambda: bench.begun() >= count, session)
+def wait_for_epochs(bench: Bench, session: Session, count: int) -> None:
+    """Wait until so many more epochs have begun."""
+    wanted = bench.begun() + count
+    bench.wait(lambda: bench.begun() >= wanted, session)
 
 
 def recovered(bench: Bench, session: Session, row: Row, since: float) -> None:
@@ -55,35 +52,36 @@ def worker(bench: Bench) -> int:
     return int(bench.lines()[-1][3])
 
 
-def test_worker_in_mid_epoch(tmp_path, row, repetitions, undisturbed):
+def test_worker_in_mid_epoch(tmp_path, row, repetitions, undisturbed, address):
     generator = random.Random(1)
-    expected = undisturbed(6)
-    for number in range(repetitions):
-        row.repetitions += 1
-        bench = Bench(tmp_path / str(number), study())
+    for number, (kills, trials) in enumerate(studies(repetitions)):
+        bench = Bench(tmp_path / str(number), study(trials, retries=kills), address=address)
         session = bench.run()
-        wait_for_epoch(bench, session, generator.randrange(2, 20))
-        time.sleep(generator.uniform(0, 0.15))
-        os.kill(worker(bench), signal.SIGKILL)
-        recovered(bench, session, row, time.monotonic())
+        for _ in range(kills):
+            row.repetitions += 1
+            wait_for_epochs(bench, session, generator.randrange(2, 10))
+            time.sleep(generator.uniform(0, 0.15))
+            os.kill(worker(bench), signal.SIGKILL)
+            recovered(bench, session, row, time.monotonic())
         session.finish()
-        check(bench, row, expected, kills=1)
+        check(bench, row, undisturbed(trials), kills)
 
 
-def test_worker_in_mid_checkpoint(tmp_path, row, repetitions, undisturbed):
+def test_worker_in_mid_checkpoint(tmp_path, row, repetitions, undisturbed, address):
     generator = random.Random(2)
-    expected = undisturbed(6)
-    for number in range(repetitions):
-        row.repetitions += 1
-        bench = Bench(tmp_path / str(number), study(), 0.2, checkpoint_mib=128)
+    for number, (kills, trials) in enumerate(studies(repetitions)):
+        bench = Bench(tmp_path / str(number), study(trials, retries=kills), 0.2, 128,
+                      address=address)  # fmt: skip
         session = bench.run()
-        wait_for_epoch(bench, session, generator.randrange(2, 20))
-        bench.wait(lambda: half_written(bench), session)  # noqa: B023
-        os.kill(worker(bench), signal.SIGKILL)
-        assert half_written(bench)
-        recovered(bench, session, row, time.monotonic())
+        for _ in range(kills):
+            row.repetitions += 1
+            wait_for_epochs(bench, session, generator.randrange(2, 10))
+            bench.wait(lambda: half_written(bench), session)  # noqa: B023
+            os.kill(worker(bench), signal.SIGKILL)
+            assert half_written(bench)
+            recovered(bench, session, row, time.monotonic())
         session.finish()
-        check(bench, row, expected, kills=1)
+        check(bench, row, undisturbed(trials), kills)
         assert not half_written(bench)
 
 
@@ -94,33 +92,32 @@ def half_written(bench: Bench) -> list[Path]:
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
 def test_ray_itself(tmp_path, row, repetitions, undisturbed, part):
     generator = random.Random(3)
-    expected = undisturbed(6)
-    for number in range(repetitions):
-        row.repetitions += 1
-        bench = Bench(tmp_path / str(number), study())
+    for number, (kills, trials) in enumerate(studies(repetitions)):
+        bench = Bench(tmp_path / str(number), study(trials))
         session = bench.run()
-        wait_for_epoch(bench, session, generator.randrange(2, 20))
-        time.sleep(generator.uniform(0, 0.3))
-        session.kill_part(part)
-        text = session.finish(130)
-        assert f"was lost; finish the study with: tuning resume {bench.folder}" in text
-        since = time.monotonic()
-        session = bench.resume()
-        recovered(bench, session, row, since)
+        for _ in range(kills):
+            row.repetitions += 1
+            wait_for_epochs(bench, session, generator.randrange(2, 10))
+            time.sleep(generator.uniform(0, 0.3))
+            session.kill_part(part)
+            text = session.finish(130)
+            assert f"was lost; finish the study with: tuning resume {bench.folder}" in text
+            since = time.monotonic()
+            session = bench.resume()
+            recovered(bench, session, row, since)
         session.finish()
-        check(bench, row, expected, kills=1)
+        check(bench, row, undisturbed(trials), kills)
 
 
-def test_driver_at_random_moments(tmp_path, row, repetitions, undisturbed):
+def test_driver_at_random_moments(tmp_path, row, driver_kills, undisturbed):
     """Every other kill waits for a state write and comes within a few milliseconds of it."""
     generator = random.Random(4)
     kills, number = 0, 0
-    wanted = 2 if repetitions == 1 else repetitions
-    while kills < wanted:
+    while kills < driver_kills:
         bench = Bench(tmp_path / str(number), study(16), epoch_seconds=0.1)
         number += 1
         session, here = bench.run(), 0
-        while kills < wanted and not dies(bench, session, generator, at_write=kills % 2 == 1):
+        while kills < driver_kills and not dies(bench, session, generator, at_write=kills % 2 == 1):
             kills += 1
             here += 1
             row.repetitions += 1
@@ -128,34 +125,34 @@ def test_driver_at_random_moments(tmp_path, row, repetitions, undisturbed):
             session = bench.resume() if bench.storage.exists() else bench.run()
             recovered(bench, session, row, since)
         session.finish()
-        check(bench, row, undisturbed(16), kills=here)
-        row.passed += here - 1
+        check(bench, row, undisturbed(16), here)
 
 
 def test_driver_with_two_slots(tmp_path, row, repetitions):
     """Each slot may repeat one epoch; a grid's trials do not depend on which ends first."""
     generator = random.Random(6)
-    grid = {"space": {"lr": {"grid": [0.01, 0.02, 0.03, 0.04, 0.05]}},
-            "search": {"max_concurrent": 2}, "resources": {"cpu": 0.5}}  # fmt: skip
-    for number in range(repetitions):
-        row.repetitions += 1
+    for number, (kills, trials) in enumerate(studies(repetitions)):
+        values = [n / 100 for n in range(1, trials)]
+        grid = {"space": {"lr": {"grid": values}}, "resources": {"cpu": 0.5},
+                "search": {"algorithm": "grid", "max_concurrent": 2}}  # fmt: skip
         bench = Bench(tmp_path / str(number), study() | grid)
         session = bench.run()
-        wait_for_epoch(bench, session, generator.randrange(3, 14))
-        time.sleep(generator.uniform(0, 0.3))
-        session.kill()
-        since = time.monotonic()
-        session = bench.resume()
-        recovered(bench, session, row, since)
+        for _ in range(kills):
+            row.repetitions += 1
+            wait_for_epochs(bench, session, generator.randrange(3, 9))
+            time.sleep(generator.uniform(0, 0.3))
+            session.kill()
+            since = time.monotonic()
+            session = bench.resume()
+            recovered(bench, session, row, since)
         session.finish()
-        trials = bench.trials()
-        assert [t.config["lr"] for t in trials.values()] == [0.01, 0.02, 0.03, 0.04, 0.05]
-        assert [[r["epoch"] for r in t.reports] for t in trials.values()] == [[1, 2, 3, 4]] * 5
-        assert set(bench.ends().values()) == {1}
-        assert len(bench.ends()) == 5
-        assert bench.repeated() <= 2
+        found = bench.trials().values()
+        assert [t.config["lr"] for t in found] == values
+        assert [[r["epoch"] for r in t.reports] for t in found] == [[1, 2, 3, 4]] * len(values)
+        assert list(bench.ends().values()) == [1] * len(values)
+        assert bench.repeated() <= 2 * kills
         row.repeated_epochs += bench.repeated()
-        row.passed += 1
+        row.passed += kills
 
 
 def dies(bench: Bench, session: Session, generator: random.Random, *, at_write: bool) -> bool:
