@@ -19,7 +19,16 @@ from optuna.distributions import BaseDistribution
 from ray.tune.search import Searcher
 
 from tuning.finalists import Run, missing_runs
-from tuning.record import Event, Record, TrialRecord, answer, apply, read_trials, suggested
+from tuning.record import (
+    Event,
+    Record,
+    TrialRecord,
+    answer,
+    apply,
+    apply_round,
+    read_trials,
+    suggested,
+)
 from tuning.samplers import Encoder, build_sampler, optuna_directions, tuned
 from tuning.space import Config, draw, expand
 from tuning.study import Study
@@ -303,6 +312,8 @@ def _earlier_results(study: Study, folder: Path) -> list[dict[str, Any]]:
             known = Encoder(space, config)
         except ValueError:
             continue
+        if trial.takeovers:
+            continue  # Its value is that of a schedule, which no configuration of this study is.
         if value is not None and trial.finished and study.complete(known.config) == config:
             found = {"values": known.values, "value": value, "source": folder.name}
             results.append(found | ({"violations": dict(violations)} if violations else {}))
@@ -393,7 +404,7 @@ class StudySearcher(Searcher):
         share = {} if trial.gpu_share is None else {"gpu_share": trial.gpu_share}
         unread = self.study.finalists is not None and not trial.finalist_of
         own = {"trial": trial.trial} | share | ({"reads_test": False} if unread else {})
-        return own | trial.config
+        return own | trial.last_config()
 
     def _next(self) -> TrialRecord | None:
         """Return an unfinished trial, or a new one that is in the record; None after the last."""
@@ -452,6 +463,8 @@ class StudySearcher(Searcher):
                 self.strategy.learn(
                     result["values"], result["value"], result.get("violations", NONE)
                 )
+        elif event["event"] == "round":
+            apply_round(self.trials, event)
         elif "trial" in event:
             trial = self.trials[event["trial"]]
             if event["event"] == "answer":
