@@ -29,9 +29,9 @@ STUDY = MINIMAL | {
     },
 }  # fmt: skip
 ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": {"grid": [0, 1]}}}
-#: Rounding grows from step to step. Measured with two workers on made-up images: 3e-5 of the loss in
-#: the first epoch, 1 % after nine steps; with one worker, six digits were equal. DeepSpeed's default
-#: clipping, which the settings turn off, more than doubled the loss at the second step.
+#: Rounding grows from step to step. Measured with two workers on made-up images: 3e-5 of the loss
+#: in the first epoch, 1 % after nine steps; with one worker, six digits were equal. DeepSpeed's
+#: default clipping, which the settings turn off, more than doubled the loss at the second step.
 FIRST, LATER = 1e-3, 0.03
 
 
