@@ -325,9 +325,10 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         count, (mean, square) = total[0], (total[1:] / total[0]).chunk(2)
         var = square - mean**2
         self._follow(mean.detach(), (var * count / (count - 1)).detach())
+        # The mean first: in a channel that hardly varies, the scale is large.
+        centred = x.float() - mean.float()[:, None, None]
         scale = self.weight * torch.rsqrt(var.float() + self.eps)
-        shift = self.bias - mean.float() * scale
-        return (x.float() * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, var: Tensor) -> None:
