@@ -18,7 +18,8 @@ from tensorboardX.summary import custom_scalars, hparams
 
 from tuning import checkpoint
 from tuning.event_file import EventFile
-from tuning.record import Record, TrialRecord, apply, write_table
+from tuning.population import Takeover
+from tuning.record import Record, TrialRecord, apply, apply_round, write_table
 from tuning.study import Study
 from tuning.trial import read_time_limit
 
@@ -106,11 +107,9 @@ class Recorder(Callback):
             self._event("facts", trial, facts=result["facts"])
         if "enlarge" in result:
             self._event("enlarge", trial, **result["enlarge"])
-        if "report" in result:
-            before = len(known.reports)
+        if "report" in result and not known.has_report(result["report"]):
             self._event("report", trial, metrics=_finite(result["report"]))
-            if len(known.reports) > before:
-                self._write_report(known)
+            self._write_report(known)
         self.write_table_if_due()
 
     def on_trial_complete(
@@ -130,6 +129,21 @@ class Recorder(Callback):
         if read_time_limit(folder):
             text = f"TimeoutError: limits.trial_seconds: {self.limits.trial_seconds:g} are over"
         self._end(trial, "failed", _reason(text))
+
+    def write_round(
+        self, epoch: int, scores: dict[str, float | None], taken: dict[str, Takeover]
+    ) -> None:
+        """Carry out a round of a population, and write it into the record.
+
+        The checkpoints come first: a study that is cut off in between plays the round again.
+        """
+        trials = self.folder / "trials"
+        for name, takeover in taken.items():
+            checkpoint.copy_newest(trials / takeover.donor, trials / name)
+        values = {"epoch": epoch, "scores": scores}
+        values |= {"trials": {name: takeover._asdict() for name, takeover in taken.items()}}
+        self.record.append("round", time=time.time(), **values)
+        apply_round(self.trials, {"event": "round"} | values)
 
     def write_table_if_due(self) -> None:
         """Write `trials.csv` if the last time is long enough ago."""
