@@ -304,8 +304,8 @@ class Limits(Section):
     )
     trial_memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None,
-        description="GiB that a trial may allocate on its host, the data it shares with others "
-        "aside; one that wants more fails alone (default: what the host has)",
+        description="GiB that a trial, or each of its workers, may allocate on its host, the data "
+        "it shares with others aside; one that wants more fails alone (default: what the host has)",
     )
     free_disk_mib: Annotated[int, Field(ge=0)] = Field(
         1024,
