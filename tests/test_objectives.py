@@ -290,6 +290,13 @@ def test_what_does_not_fit_together_is_explained(changes, line):
     assert any(found.startswith(f"f: {line}") for found in error.value.lines), error.value.lines
 
 
+def test_no_scheduler_cuts_an_objective_short_by_default():
+    plain = MINIMAL | {"space": SPACE, "search": {"trials": 12}}
+    assert validate(plain, "f").scheduler.type == "asha"
+    several = plain | {"search": {"trials": 12, "objectives": TWO}}
+    assert validate(several, "f").scheduler.type == "fifo"
+
+
 def test_the_first_objective_may_rule_a_scheduler_where_no_cost_is_cut_short():
     several = objectives(ACCURACY, ("gflops", "min"))
     assert study_of({"objectives": several}, scheduler={"type": "asha"}).scheduler.type == "asha"
