@@ -1,6 +1,7 @@
-"""Runs a study twice, cuts a copy of the first short, and finishes that: for one process.
+"""Runs a study twice, the second time interrupted, and finishes that: for one process.
 
-`python -m tests.search_driver ADDRESS FOLDER` with `FOLDER/study.yaml`; prints the folders.
+`python -m tests.search_driver ADDRESS FOLDER` with `FOLDER/study.yaml`; prints the two folders, and
+those of cut copies of the first, finished as well, if the study's trials need no checkpoints.
 """
 
 from __future__ import annotations
@@ -19,12 +20,20 @@ def main(address: str, home: Path) -> None:
     from rich.console import Console
 
     from tuning import experiment
+    from tuning.record import read_trials
+    from tuning.study import Budget
     from tuning.study_file import load
 
     study, console = load(home / "study.yaml"), Console(file=io.StringIO())
-    folders = [experiment.run(study, home / name, address, console).folder for name in "ab"]
-    # The finalists come last.
-    for share in (0.6, 0.95) if study.finalists else (0.6,):
+    whole = experiment.run(study, home / "whole", address, console)
+    half = Budget(epochs=sum(len(t.reports) for t in read_trials(whole.folder).values()) // 2)
+    stopped = study.model_copy(update={"budget": half})
+    second = experiment.run(stopped, home / "second", address, console)
+    experiment.resume(second.folder, address, console, settings=["budget.epochs=null"])
+    folders = [whole.folder, second.folder]
+    # The finalists come last; a population needs the checkpoints that a copy lacks.
+    shares = (0.6, 0.95) if study.finalists else (0.6,)
+    for share in () if study.scheduler.type in ("pbt", "pb2") else shares:
         folders.append(cut(folders[0], home / f"cut-{share}", share))
         experiment.resume(folders[-1], address, console)
     print(*folders, sep="\n")

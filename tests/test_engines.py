@@ -28,7 +28,7 @@ STUDY = MINIMAL | {
         "precision": "fp32",
     },
 }  # fmt: skip
-ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": {"grid": [0, 1, 2]}}}
+ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": {"grid": [0, 1]}}}
 #: Rounding grows from step to step. Measured: at most 0.2 % of the loss after 21 steps; a wrong
 #: share of the batch, batch norm per worker or clipped gradients are off by more than 5 %.
 TOLERANCE = 0.01
@@ -71,7 +71,7 @@ def alone(address, tmp_path_factory):
 def test_all_engines_make_the_same_losses_with_one_worker(alone):
     found = losses(alone)
     native = found[("native", 0)]
-    assert len(found) == 5
+    assert len(found) == 4
     assert native[-1] < native[0] < 2.5
     for name, curve in found.items():
         assert curve == pytest.approx(native, rel=TOLERANCE), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +39,20 @@ def address():
 
 
 def outcome(folder):
-    """What a search did: each trial's configuration, status and scores."""
+    """What a search did: each trial's configurations, status and scores."""
     return [
-        (trial.config, trial.status, [report["score"] for report in trial.reports])
+        (trial.config, trial.takeovers, trial.status, [r["score"] for r in trial.reports])
         for trial in read_trials(Path(folder)).values()
     ]
+
+
+def run_to_the_end(folder, address, study):
+    """Run a study, and again with an interruption; return the folders that the driver prints."""
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    command = [sys.executable, "-m", "tests.search_driver", address, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [Path(line) for line in done.stdout.splitlines() if Path(line).is_dir()]
 
 
 @pytest.mark.parametrize(("sampler", "scheduler"), SEARCHES.items())
@@ -50,21 +60,54 @@ def test_a_search_is_deterministic_and_survives_a_resume(tmp_path, address, samp
     search = {"algorithm": "optuna", "sampler": sampler, "trials": 12, "seed": 3,
               "metric": "score", "max_concurrent": 1}  # fmt: skip
     study = STUDY | {"search": search, "scheduler": {"type": scheduler}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    command = [sys.executable, "-m", "tests.search_driver", address, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    first, second, resumed = map(Path, done.stdout.splitlines()[-3:])
+    first, resumed, cut = run_to_the_end(tmp_path, address, study)
     whole = outcome(first)
     assert len(whole) == 12
-    assert outcome(second) == whole
     expected = {"completed", "stopped"} if scheduler in ("asha", "median") else {"completed"}
-    assert {status for _, status, _ in whole} == expected
-    assert sum(event["event"] == "session" for event in read_events(resumed)) == 2
-    assert outcome(resumed) == whole
+    assert {status for _, _, status, _ in whole} == expected
+    for folder in (resumed, cut):
+        assert sum(event["event"] == "session" for event in read_events(folder)) == 2
+        assert outcome(folder) == whole
     rows = table(first)
     assert {(row["model"], row["seconds"]) for row in rows} == {("Quadratic", "0.1")}
     assert all(float(row["score"]) < 100 for row in rows)
+
+
+@pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
+def test_a_population_is_deterministic_and_survives_a_resume(tmp_path, address, scheduler):
+    study = STUDY | {
+        "trainable": "tests.cheap:Climber",
+        "fixed": {"epochs": 6},
+        "search": {"algorithm": "random", "trials": 6, "seed": 3, "metric": "score"},
+        "scheduler": {"type": scheduler, "mutate": ["lr"], "perturb_epochs": 2},
+    }
+    first, resumed = run_to_the_end(tmp_path, address, study)
+    trials = read_trials(first)
+    rounds = [event for event in read_events(first) if event["event"] == "round"]
+    assert [event["epoch"] for event in rounds] == [2, 4]
+    assert sorted(rounds[0]["scores"]) == sorted(trials)
+    for event in rounds:
+        worst = sorted(event["scores"], key=event["scores"].get)
+        assert sorted(event["trials"]) == sorted(worst[:2])
+        for name, taken in event["trials"].items():
+            assert taken["donor"] in worst[-2:]
+            donor, trial = trials[taken["donor"]], trials[name]
+            after = climbed(donor, event["epoch"]) + speed(trial.config_at(event["epoch"] + 1))
+            assert climbed(trial, event["epoch"] + 1) == pytest.approx(after)
+            assert trial.config_at(event["epoch"])["lr"] != taken["config"]["lr"]
+    assert [len(trial.reports) for trial in trials.values()] == [6] * 6
+    assert outcome(first) == outcome(resumed)
+    assert sum(event["event"] == "session" for event in read_events(resumed)) == 2
+    taken = [row["weights_from"] for row in table(first) if row["weights_from"]]
+    assert all(" after 2" in text or " after 4" in text for text in taken)
+
+
+def climbed(trial, epoch):
+    return trial.reports[epoch - 1]["score"]
+
+
+def speed(config):
+    return 10 - 2 * abs(math.log10(config["lr"]) + 2)
 
 
 def test_several_objectives_with_finalists_and_answers_survive_a_resume(tmp_path, address):
@@ -74,11 +117,7 @@ def test_several_objectives_with_finalists_and_answers_survive_a_resume(tmp_path
               "distinct": False, "answer_repeats": True}  # fmt: skip
     space = {"lr": {"choice": [1e-5, 1e-3, 1e-2, 1e-1, 1.0]}, "kind": {"choice": ["a", "b"]}}
     study = STUDY | {"search": search, "space": space, "finalists": {"count": 2, "seeds": 2}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    command = [sys.executable, "-m", "tests.search_driver", address, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    first, second, resumed, in_finals = map(Path, done.stdout.splitlines()[-4:])
+    first, second, resumed, in_finals = run_to_the_end(tmp_path, address, study)
     assert outcome(second) == outcome(first) == outcome(resumed) == outcome(in_finals)
     trials = read_trials(first)
     finals = [trial for trial in trials.values() if trial.finalist_of]
@@ -118,15 +157,16 @@ def assert_journal_is(folder, trials):
     }
 
 
-def test_the_documented_example_runs_as_its_file_says(tmp_path, tuning_command):
-    source = (ROOT / "examples" / "digits_mlp.py").read_text()
-    code = source[source.index("class ") :].splitlines()
-    assert sum(bool(line.strip()) for line in code) < 30
-    example = yaml.safe_load((ROOT / "examples" / "digits_mlp.yaml").read_text())
-    file = tmp_path / "digits_mlp.yaml"
-    file.write_text(yaml.safe_dump(example | {"code": str(ROOT / "examples")}))
+@pytest.mark.parametrize("example", ["digits_mlp", "digits_sgd"])
+def test_the_documented_examples_run_as_their_files_say(tmp_path, tuning_command, example):
+    source = (ROOT / "examples" / f"{example}.py").read_text()
+    assert sum(bool(line.strip()) for line in source.splitlines()[1:]) < 30
+    study = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
+    file = tmp_path / f"{example}.yaml"
+    file.write_text(yaml.safe_dump(study | {"code": str(ROOT / "examples")}))
     result = tuning_command("run", file, "--set", "search.trials=4")
     assert result.returncode == 0, result.stderr + result.stdout
+    assert "search optuna tpe, scheduler asha" in result.stdout
     rows = table(folder_of(result))
     assert len(rows) == 4
     assert max(float(row["val_accuracy"]) for row in rows) > 85

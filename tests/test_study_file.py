@@ -15,6 +15,9 @@ from tests.conftest import MINIMAL, ROOT, STUDIES
 from tuning.reference import study_reference
 from tuning.study_file import StudyError, dump, json_schema, load, validate
 
+DRAWN = {"lr": {"loguniform": [0.01, 0.1]}, "optimizer": {"choice": ["sgd", "adam"]}}
+RANDOM = {"algorithm": "random", "trials": 4}
+PBT = {"type": "pbt", "mutate": ["lr"]}
 REFUSED = {
     "unknown key": ({"serach": {}}, "serach: is no known key; did you mean search?"),
     "unknown key in a section": (
@@ -79,7 +82,14 @@ REFUSED = {
         "space.lr: `grid` has no meaning under `search.algorithm: optuna`; "
         "write {choice: [...]}, or choose `search.algorithm: grid`",
     ),
-    "range under grid": ({"space": {"lr": {"uniform": [0.1, 1]}}}, "a grid search takes only"),
+    "range under grid": (
+        {"space": {"lr": {"uniform": [0.1, 1]}}, "search": {"algorithm": "grid"}},
+        "a grid search takes only",
+    ),
+    "range without a number of trials": (
+        {"space": {"lr": {"uniform": [0.1, 1]}}},
+        "search.trials: is needed by `algorithm: optuna`, the default where `space` draws values",
+    ),
     "no number of trials": (
         {"space": {}, "search": {"algorithm": "random"}},
         "search.trials: is needed by `algorithm: random`",
@@ -93,6 +103,72 @@ REFUSED = {
     "median stopping of one epoch": (
         {"fixed": {"epochs": 1}, "scheduler": {"type": "median"}},
         "scheduler.type: trials of one epoch cannot stop early; use fifo, or more `epochs`",
+    ),
+    "PBT with a grid": (
+        {"scheduler": {"type": "pbt", "mutate": ["lr"]}},
+        "search.algorithm: pbt changes parameters while a trial trains, so no grid of them is",
+    ),
+    "PBT with TPE": (
+        {"space": DRAWN, "search": {"algorithm": "optuna", "trials": 4}, "scheduler": PBT},
+        "search.sampler: tpe learns what a configuration is worth, but pbt changes it",
+    ),
+    "PBT of nothing": (
+        {"space": DRAWN, "search": RANDOM, "scheduler": {"type": "pbt"}},
+        "scheduler.mutate: is missing: which parameters of `space` may change?",
+    ),
+    "PBT of the optimizer": (
+        {"space": DRAWN, "search": RANDOM, "scheduler": PBT | {"mutate": ["optimizer"]}},
+        "scheduler.mutate: optimizer cannot change while a network trains; what can: lr,",
+    ),
+    "PBT of a fixed parameter": (
+        {"space": DRAWN, "search": RANDOM, "scheduler": PBT | {"mutate": ["momentum"]}},
+        "scheduler.mutate: momentum is not drawn by `space`",
+    ),
+    "PBT against the one-cycle schedule": (
+        {"space": DRAWN, "search": RANDOM, "scheduler": PBT, "fixed": {"schedule": "onecycle"}},
+        "scheduler.mutate: lr follows the one-cycle schedule; write `schedule: constant`",
+    ),
+    "PB2 of a choice": (
+        {
+            "space": DRAWN | {"batch_size": {"choice": [16, 32]}},
+            "search": RANDOM,
+            "scheduler": {"type": "pb2", "mutate": ["batch_size"]},
+        },
+        "scheduler.mutate: batch_size is no range; pb2 takes only uniform, loguniform, int",
+    ),
+    "PBT of SVMs": (
+        {
+            "trainable": "svm",
+            "space": {"C": {"loguniform": [1, 9]}},
+            "search": RANDOM,
+            "fixed": {"rungs": 3},
+            "scheduler": {"type": "pbt", "mutate": ["C"]},
+        },
+        "scheduler.type: an SVM is fitted anew on every rung, so pbt has no weights to hand on",
+    ),
+    "PBT of single-shot SVMs": (
+        {
+            "trainable": "svm",
+            "space": {"C": {"loguniform": [1, 9]}},
+            "search": RANDOM,
+            "scheduler": {"type": "pbt", "mutate": ["C"]},
+        },
+        "scheduler.type: an SVM ",
+    ),
+    "PBT of a function": (
+        {
+            "trainable": "digits_sgd:train",
+            "code": str(ROOT / "examples"),
+            "search": RANDOM,
+            "space": {"lr": DRAWN["lr"]},
+            "fixed": {"epochs": 3},
+            "scheduler": PBT,
+        },
+        "scheduler.type: digits_sgd:train is a function, which has no state to hand on",
+    ),
+    "mutations without PBT": (
+        {"scheduler": {"type": "asha", "mutate": ["lr"]}},
+        "scheduler.mutate: is for pbt and pb2; asha changes nothing",
     ),
     "trainable that is not there": (
         {"trainable": "no.such:Thing"},
@@ -122,6 +198,26 @@ def test_wrong_studies_are_refused_in_one_line(changes, message):
     assert len(refused.value.lines) == 1
     assert refused.value.lines[0].startswith("f.yaml: ")
     assert message in refused.value.lines[0]
+
+
+RANGE = {"space": {"lr": {"uniform": [0.1, 1]}}, "search": {"trials": 4}}
+
+
+@pytest.mark.parametrize(("changes", "search"), [
+    ({}, ("grid", "fifo")),
+    (RANGE, ("optuna", "asha")),
+    (RANGE | {"fixed": {"epochs": 1}}, ("optuna", "fifo")),
+    (RANGE | {"scheduler": {"type": "median"}}, ("optuna", "median")),
+    (RANGE | {"search": {"trials": 4, "algorithm": "optuna"}}, ("optuna", "fifo")),
+    (RANGE | {"search": {"trials": 4, "algorithm": "random"}}, ("random", "fifo")),
+], ids=str)  # fmt: skip
+def test_a_study_that_names_no_search_gets_the_default_of_its_space(changes, search):
+    study = validate(MINIMAL | changes, "f.yaml")
+    assert (study.search.algorithm, study.scheduler.type) == search
+    assert study.search.sampler == "tpe"
+    assert study.scheduler.reduction_factor == (4 if study.scheduler.type == "asha" else 3)
+    again = validate(yaml.safe_load(dump(study)), "f.yaml")
+    assert again == study
 
 
 def test_all_mistakes_are_reported_together():

@@ -18,12 +18,14 @@ from tensorboardX.summary import custom_scalars, hparams
 
 from tuning import checkpoint
 from tuning.event_file import EventFile
-from tuning.record import Record, TrialRecord, apply, write_table
+from tuning.population import Takeover
+from tuning.record import Record, TrialRecord, apply, apply_round, write_table
 from tuning.study import Study
 from tuning.trial import read_time_limit
 
-#: Seconds between two writes of `trials.csv`; the record itself is written at once.
-TABLE_EVERY = 2.0
+#: Least seconds between two writes of `trials.csv`, and how many times as long as one takes, since
+#: the table of many trials takes longer; the record itself is written at once.
+TABLE_EVERY, TABLE_TIMES = 2.0, 50.0
 #: Metrics of a report that TensorBoard shows over epochs, by group.
 SCALARS = {
     "accuracy_percent/validation": "val_accuracy",
@@ -85,7 +87,7 @@ class Recorder(Callback):
             self._best = self._better(trial)
         self.limits = study.limits
         self._writers: dict[str, EventFile] = {}
-        self._table_written = 0.0
+        self._table_due = 0.0
 
     def setup(self, **_: Any) -> None:
         trials = self.folder / "trials"
@@ -105,11 +107,9 @@ class Recorder(Callback):
             self._event("facts", trial, facts=result["facts"])
         if "enlarge" in result:
             self._event("enlarge", trial, **result["enlarge"])
-        if "report" in result:
-            before = len(known.reports)
+        if "report" in result and not known.has_report(result["report"]):
             self._event("report", trial, metrics=_finite(result["report"]))
-            if len(known.reports) > before:
-                self._write_report(known)
+            self._write_report(known)
         self.write_table_if_due()
 
     def on_trial_complete(
@@ -130,15 +130,32 @@ class Recorder(Callback):
             text = f"TimeoutError: limits.trial_seconds: {self.limits.trial_seconds:g} are over"
         self._end(trial, "failed", _reason(text))
 
+    def write_round(
+        self, epoch: int, scores: dict[str, float | None], taken: dict[str, Takeover]
+    ) -> None:
+        """Carry out a round of a population, and write it into the record.
+
+        The checkpoints come first: a study that is cut off in between plays the round again.
+        """
+        trials = self.folder / "trials"
+        for name, takeover in taken.items():
+            checkpoint.copy_newest(trials / takeover.donor, trials / name)
+        values = {"epoch": epoch, "scores": scores}
+        values |= {"trials": {name: takeover._asdict() for name, takeover in taken.items()}}
+        self.record.append("round", time=time.time(), **values)
+        apply_round(self.trials, {"event": "round"} | values)
+
     def write_table_if_due(self) -> None:
-        """Write `trials.csv` if the last time is some seconds ago."""
-        if time.monotonic() - self._table_written > TABLE_EVERY:
+        """Write `trials.csv` if the last time is long enough ago."""
+        if time.monotonic() > self._table_due:
             self.write_table()
 
     def write_table(self) -> None:
         """Write `trials.csv` from the record."""
+        started = time.monotonic()
         write_table(self.folder, self.trials.values())
-        self._table_written = time.monotonic()
+        ended = time.monotonic()
+        self._table_due = ended + max(TABLE_EVERY, TABLE_TIMES * (ended - started))
 
     def _end(self, trial: Trial, status: str, error: str) -> None:
         known = self.trials[_name(trial)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -77,6 +78,23 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             pass
         path.rename(path.with_suffix(".damaged"))
     return None
+
+
+def copy_newest(source: Path, folder: Path) -> None:
+    """Put the newest checkpoint of one trial in the place of all those of another.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    for path in _newest_first(source)[:1]:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = (folder / path.name).with_suffix(".tmp")
+        with path.open("rb") as given, temporary.open("wb") as taken:
+            shutil.copyfileobj(given, taken)
+            os.fsync(taken.fileno())
+        for old in _newest_first(folder):
+            old.unlink()
+        temporary.replace(folder / path.name)
 
 
 def remove_all(folder: Path) -> None:

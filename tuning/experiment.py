@@ -177,6 +177,11 @@ def _extended(study: Study, trials: int) -> Study:
             "--extend: a grid search has tried every combination; "
             "write a study with more values, or with `algorithm: random`"
         )
+    if study.scheduler.type in ("pbt", "pb2"):
+        raise ResumeError(
+            f"--extend: the {study.search.trials} trials of a population train side by side; "
+            "write a study with more of them"
+        )
     search = study.search.model_copy(update={"trials": study.search.trials + trials})
     return study.model_copy(update={"search": search})
 
@@ -228,11 +233,7 @@ def _fit(
 ) -> Outcome:
     """Run all trials that the record does not hold as finished: the search, then the finalists."""
     events = list(read_events(folder))
-    scheduler = schedulers.build_scheduler(study)
     searcher = StudySearcher(study, record, events, allow_changed=allow_changed)
-    searched = {trial.trial for trial in searcher.searched() if not trial.answered_from}
-    of_search = (e for e in events if "trial" not in e or e["trial"] in searched)
-    schedulers.replay(scheduler, of_search)
     session = 1 + sum(event["event"] == "session" for event in events)
     record.append(
         "session",
@@ -265,6 +266,9 @@ def _fit(
 
     watch = RayWatch(end_at_once)
     recorder = Recorder(study, folder, record, searcher.trials, before_failure=watch.check)
+    scheduler = schedulers.build_scheduler(study, recorder.write_round)
+    searched = {trial.trial for trial in searcher.searched() if not trial.answered_from}
+    schedulers.replay(scheduler, [e for e in events if e.get("trial", "") in ("", *searched)])
     callbacks = [recorder, guard, progress]
 
     def fit(name: str, trials: int, scheduler: TrialScheduler) -> None:
@@ -395,13 +399,11 @@ def _import_trainables() -> None:
 
 
 def _announce(study: Study, total: int, finished: int, slots: int, console: Console) -> None:
-    search, scheduler = study.search, study.scheduler
-    name = f"optuna {search.sampler}" if search.algorithm == "optuna" else search.algorithm
     text = (
-        f"{study.name}: {total} trials, search {name}, scheduler {scheduler.type}, "
-        f"{slots} at once; the best epoch by {search.metric} counts"
+        f"{study.name}: {total} trials, {study.describe_search()}, "
+        f"{slots} at once; the best epoch by {study.search.metric} counts"
     )
-    others = [f"{m} ({mode})" for m, mode in list(search.directions().items())[1:]]
+    others = [f"{m} ({mode})" for m, mode in list(study.search.directions().items())[1:]]
     text += f"; objectives beside it: {', '.join(others)}" if others else ""
     if study.finalists:
         count, seeds = study.finalists.count, study.finalists.seeds

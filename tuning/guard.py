@@ -56,7 +56,8 @@ class Guard(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
-        self.stop(result.get("pause", ""))
+        # Epochs are counted at once, so that a study with one slot ends at the same one every time.
+        self.stop(result.get("pause", "") or self.spent())
 
     def stop(self, reason: str) -> None:
         """Stop the study if there is a reason and it was not stopped already."""
@@ -74,6 +75,9 @@ class Guard(Callback):
             devices = sum(map(device_seconds, list(self.trials.values())))
             if devices >= budget.device_seconds:
                 return _spent("device_seconds", budget.device_seconds)
+        epochs = sum(len(trial.reports) for trial in self.trials.values())
+        if budget.epochs is not None and epochs >= budget.epochs:
+            return _spent("epochs", budget.epochs)
         return ""
 
     def __getstate__(self) -> dict[str, Any]:

@@ -118,18 +118,18 @@ PARAMETERS: dict[str, type[Parameters]] = {"resnet": ResNetParameters, "svm": SV
 
 
 class TrainableError(ValueError):
-    """A trainable's name leads to no class; the text says why."""
+    """A trainable's name leads to none, or it does not do its part; the text says why."""
 
 
 def find_trainable(name: str, code: str | None = None) -> Any:
-    """Return the class that `package.module:Class` names.
+    """Return the class or function that `package.module:name` names.
 
     Args:
         name: of the user's own trainable.
         code: a folder in which Python looks for the module first.
 
     Raises:
-        TrainableError: there is no such class.
+        TrainableError: there is none.
     """
     module, _, attribute = name.partition(":")
     if code is not None and (folder := str(Path(code).resolve())) not in sys.path:
@@ -138,6 +138,11 @@ def find_trainable(name: str, code: str | None = None) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, SyntaxError, ValueError, AttributeError) as error:
         raise TrainableError(f"{name!r} cannot be imported ({error})") from None
+
+
+def is_function(trainable: str) -> bool:
+    """Return whether a user's trainable is a function and not a class."""
+    return not isinstance(find_trainable(trainable), type)
 
 
 def parameters_of(trainable: str) -> type[BaseModel]:

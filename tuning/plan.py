@@ -101,6 +101,7 @@ class Plan:
 
     Attributes:
         name: of the study.
+        search: searcher and scheduler, the defaults too.
         trials: how many in all.
         slots: how many run at once, the most.
         hosts: name, CPUs, GPUs, and how many trials of each kind fit.
@@ -112,6 +113,7 @@ class Plan:
     """
 
     name: str
+    search: str
     trials: int
     slots: int
     hosts: list[dict[str, Any]]
@@ -165,6 +167,7 @@ def make_plan(study: Study, address: str | None) -> Plan:
         )
     return Plan(
         study.name,
+        study.describe_search(),
         total,
         min(slots, study.search.max_concurrent or slots),
         [_host_dict(host, kinds) for host in hosts],
@@ -177,7 +180,7 @@ def make_plan(study: Study, address: str | None) -> Plan:
 def show(plan: Plan, console: Console) -> None:
     """Print a plan."""
     console.print(
-        f"{plan.name}: {plan.trials} trials, {plan.slots} at once, "
+        f"{plan.name}: {plan.trials} trials, {plan.search}, {plan.slots} at once, "
         f"about {_duration(plan.seconds)} at the most",
         highlight=False,
     )

@@ -21,6 +21,9 @@ A line is eight hexadecimal digits (the CRC-32 of the rest), a space, and one JS
                                                    is tried again with a larger one
     end      time, trial, status, error            completed, stopped or failed
     retry    time, trial                           a failed trial is to begin anew
+    round    time, epoch, scores, trials           a population came to an epoch with these scores;
+                                                   these trials go on from a donor's weights with
+                                                   another configuration
 
 Times are Unix seconds. Nothing here needs Ray or torch, so that `analysis` reads studies without.
 """
@@ -31,6 +34,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -101,6 +105,8 @@ class TrialRecord:
     Attributes:
         busy_seconds: wall time that the trial held its resources, up to its last event.
         busy_since: when it began or last reported, while it runs.
+        takeovers: under PBT and PB2, by the epoch after which it went on from the weights of
+            another trial: that `donor`, and the `config` since then.
         out_of_memory_at: share of a GPU with which it ran out of memory and was tried again.
         gpu_share: share that it got instead.
         finalist_of: the trial of the search whose configuration this one repeats with another seed.
@@ -117,6 +123,7 @@ class TrialRecord:
     ended: float | None = None
     busy_seconds: float = 0.0
     busy_since: float | None = None
+    takeovers: dict[int, dict[str, Any]] = field(default_factory=dict)
     out_of_memory_at: float | None = None
     gpu_share: float | None = None
     finalist_of: str = ""
@@ -126,14 +133,32 @@ class TrialRecord:
     def finished(self) -> bool:
         return self.status in ("completed", "stopped", "failed")
 
+    def has_report(self, metrics: Mapping[str, Any]) -> bool:
+        """Tell whether the epoch of a report is known already."""
+        return metrics.get("epoch") in [r.get("epoch") for r in self.reports]
+
+    def config_at(self, epoch: float) -> dict[str, Any]:
+        """Return the configuration with which an epoch was trained."""
+        taken = [t["config"] for after, t in self.takeovers.items() if after < epoch]
+        return taken[-1] if taken else self.config
+
+    def last_config(self) -> dict[str, Any]:
+        """Return the configuration with which the trial ended, or goes on."""
+        return self.config_at(math.inf)
+
+    def judged_reports(self) -> list[dict[str, Any]]:
+        """Return the reports that tell what the last configuration and weights are worth."""
+        last = max(self.takeovers, default=0)
+        return [r for r in self.reports if r.get("epoch", 1) > last]
+
     def best_report(self) -> dict[str, Any]:
         """Return the report with the highest validation accuracy, the earliest of equal ones."""
-        scored = [r for r in self.reports if r.get("val_accuracy") is not None]
+        scored = [r for r in self.judged_reports() if r.get("val_accuracy") is not None]
         return max(scored, key=lambda r: r["val_accuracy"], default={})
 
     def best_value(self, metric: str, mode: str) -> float | None:
         """Return a metric at its best epoch (`mode` max or min); None for a failed trial."""
-        values: list[float] = [r[metric] for r in self.reports if metric in r]
+        values: list[float] = [r[metric] for r in self.judged_reports() if metric in r]
         if self.status == "failed" or not values:
             return None
         return max(values) if mode == "max" else min(values)
@@ -188,7 +213,7 @@ class TrialRecord:
         last = self.reports[-1] if self.reports else {}
         best = self.best_report()
         row = dict.fromkeys(COLUMNS)
-        row |= {k: v for k, v in self.config.items() if k != "epochs"}
+        row |= {k: v for k, v in self.last_config().items() if k != "epochs"}
         row |= self.facts
         row |= {k: v for k, v in last.items() if k != "epoch"}
         row |= {
@@ -204,6 +229,9 @@ class TrialRecord:
             "error": self.error,
             "out_of_memory_at": self.out_of_memory_at,
         }
+        if self.takeovers:
+            taken = (f"{t['donor']} after {epoch}" for epoch, t in self.takeovers.items())
+            row["weights_from"] = ", ".join(taken)
         origins = {"finalist_of": self.finalist_of, "answered_from": self.answered_from}
         return row | {key: trial for key, trial in origins.items() if trial}
 
@@ -341,6 +369,8 @@ def collect(events: Iterable[Event]) -> dict[str, TrialRecord]:
             answer(trials[event["trial"]], trials[event["of"]], event["time"])
         elif "trial" in event:
             apply(trials[event["trial"]], event)
+        elif event["event"] == "round":
+            apply_round(trials, event)
     return trials
 
 
@@ -357,6 +387,12 @@ def answer(trial: TrialRecord, source: TrialRecord, now: float) -> None:
     trial.ended = now
 
 
+def apply_round(trials: Mapping[str, TrialRecord], event: Event) -> None:
+    """Add a round of a population to the trials that went on from another's weights in it."""
+    for name, taken in event["trials"].items():
+        trials[name].takeovers[event["epoch"]] = taken
+
+
 def apply(trial: TrialRecord, event: Event) -> None:
     """Add one event to its trial. A report of an epoch that is already known is passed over."""
     match event["event"]:
@@ -367,8 +403,7 @@ def apply(trial: TrialRecord, event: Event) -> None:
         case "facts":
             trial.facts |= event["facts"]
         case "report":
-            known = [r.get("epoch") for r in trial.reports]
-            if event["metrics"].get("epoch") not in known:
+            if not trial.has_report(event["metrics"]):
                 trial.reports.append(event["metrics"])
             _count_time(trial, event["time"])
         case "end":
@@ -382,7 +417,7 @@ def apply(trial: TrialRecord, event: Event) -> None:
         case "retry":
             trial.status, trial.error = "pending", ""
             trial.out_of_memory_at = trial.gpu_share = None
-            trial.reports, trial.facts = [], {}
+            trial.reports, trial.facts, trial.takeovers = [], {}, {}
             trial.started = trial.ended = None
 
 

@@ -65,22 +65,29 @@ space:
 
 ## A trainable of your own
 
-`trainable: package.module:Class` names a class of yours, from an installed package or from the
-folder `code`. It is made as `Class(parameters, data, seed, allotment)` and has three methods:
-`step()` trains a while and returns metrics, with `done: True` at the end; `state()` and
+`trainable: package.module:name` names a class or function of yours, from an installed package or
+from the folder `code`. A class is made as `Class(parameters, data, seed, allotment)` and has three
+methods: `step()` trains a while and returns metrics, with `done: True` at the end; `state()` and
 `restore(state)` let a trial go on elsewhere (tensors and plain values). A pydantic model
-`Parameters` inside the class declares its parameters; without one, any names are taken. Its
+`Parameters` inside the class declares its parameters; without one, any names are taken. A function
+takes the same four arguments and yields a mapping of metrics for every epoch; a trial of it that
+lost its process runs it again from the beginning, and passes over the epochs that are known. The
 metrics become columns of `trials.csv`, and `search.metric` may name one. `epochs` among the
 parameters tells schedulers how long a trial can be; `dataset: {name: none}` loads no images.
-`examples/digits_mlp.py` is a whole one.
+`examples/digits_mlp.py` is a whole class, `examples/digits_sgd.py` a whole function.
 
 ## Early stopping and known results
 
-ASHA and median stopping are rebuilt on resume from the record and decide as if nothing had
-happened. Hyperband's brackets begin anew; the unfinished trials go on from their checkpoints in
+ASHA, median stopping, PBT and PB2 are rebuilt on resume from the record and decide as if nothing
+had happened. Hyperband's brackets begin anew; the unfinished trials go on from their checkpoints in
 them. An SVM with `rungs: 3` fits a ninth, a third and all of its training images, so that a
 scheduler can stop hopeless `C` and `gamma` early. `search.points` and `search.warm_start` give an
 Optuna search what is known; it is written into the study's own record, which a resume reads.
+
+Under PBT and PB2 all trials train side by side. Every `perturb_epochs` they wait for each other;
+then the worst quarter takes over weights from the best quarter and goes on with perturbed
+parameters. The record holds each such round, `weights_from` in `trials.csv` names the donors, and a
+trial's row has the parameters with which it ended and its best epoch since then.
 
 ## Several objectives, constraints, finalists
 

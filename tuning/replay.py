@@ -207,7 +207,7 @@ class Simulation:
         table: Table,
         study: Study,
         slots: int,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = time.process_time,
     ) -> None:
         """Set up a search.
 
@@ -215,7 +215,8 @@ class Simulation:
             table: the recorded grid.
             study: from `searched`.
             slots: trials at once.
-            clock: measures the seconds of deciding.
+            clock: measures the seconds of deciding; those of this process alone, so that other
+                work on the machine does not count.
         """
         self.table = table
         self.study = study

@@ -139,14 +139,13 @@ class ResNetTraining:
         self.best_weights = state["best_weights"]
         self.network.load_state_dict(state["network"])
         self.engine.restore(state["engine"])
-        if self.engine.schedule is None:
-            # The state may be another trial's, under population based training.
-            self._set_hyperparameters()
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
 
-    def _set_hyperparameters(self) -> None:
-        """Give the optimizer this trial's own values, whatever its state held."""
+    def adopt(self, state: dict[str, Any]) -> None:
+        """Take over another trial's state; the best epoch to test is one of this trial's own."""
+        self.restore(state)
+        self.best_accuracy = -1.0
         p = self.parameters
         for group in self.engine.optimizer.param_groups:
             group["lr"], group["weight_decay"] = p.lr, p.weight_decay

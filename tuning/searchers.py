@@ -19,7 +19,16 @@ from optuna.distributions import BaseDistribution
 from ray.tune.search import Searcher
 
 from tuning.finalists import Run, missing_runs
-from tuning.record import Event, Record, TrialRecord, answer, apply, read_trials, suggested
+from tuning.record import (
+    Event,
+    Record,
+    TrialRecord,
+    answer,
+    apply,
+    apply_round,
+    read_trials,
+    suggested,
+)
 from tuning.samplers import Encoder, build_sampler, optuna_directions, tuned
 from tuning.space import Config, draw, expand
 from tuning.study import Study
@@ -303,6 +312,8 @@ def _earlier_results(study: Study, folder: Path) -> list[dict[str, Any]]:
             known = Encoder(space, config)
         except ValueError:
             continue
+        if trial.takeovers:
+            continue  # Its value is that of a schedule, which no configuration of this study is.
         if value is not None and trial.finished and study.complete(known.config) == config:
             found = {"values": known.values, "value": value, "source": folder.name}
             results.append(found | ({"violations": dict(violations)} if violations else {}))
@@ -390,9 +401,10 @@ class StudySearcher(Searcher):
         if trial is None:
             return str(Searcher.FINISHED)
         self._by_tune_id[trial_id] = trial
-        reads_test = self.study.finalists is None or bool(trial.finalist_of)
         share = {} if trial.gpu_share is None else {"gpu_share": trial.gpu_share}
-        return {"trial": trial.trial, "reads_test": reads_test} | share | trial.config
+        unread = self.study.finalists is not None and not trial.finalist_of
+        own = {"trial": trial.trial} | share | ({"reads_test": False} if unread else {})
+        return own | trial.last_config()
 
     def _next(self) -> TrialRecord | None:
         """Return an unfinished trial, or a new one that is in the record; None after the last."""
@@ -443,23 +455,16 @@ class StudySearcher(Searcher):
 
     def _replay(self, event: Event) -> None:
         if event["event"] == "trial":
-            name, config = event["trial"], event["config"]
-            self.trials[name] = suggested(event)
-            if self.trials[name].finalist_of:
-                return
-            if self._allow_changed:
-                self.strategy.adopt(name, config)
-            elif (proposed := self.strategy.ask(name)) != config:
-                raise ResumeError(
-                    f"trial {name}: the searcher proposes {proposed}, where the record has "
-                    f"{config}; the study file or the version of Optuna has changed "
-                    "(--allow-changed goes on with what the record has)"
-                )
+            self.trials[event["trial"]] = suggested(event)
+            if "finalist_of" not in event:
+                self._ask_again(event["trial"], event["config"])
         elif event["event"] == "known":
             for result in event["results"]:
                 self.strategy.learn(
                     result["values"], result["value"], result.get("violations", NONE)
                 )
+        elif event["event"] == "round":
+            apply_round(self.trials, event)
         elif "trial" in event:
             trial = self.trials[event["trial"]]
             if event["event"] == "answer":
@@ -468,6 +473,16 @@ class StudySearcher(Searcher):
                 apply(trial, event)
             if event["event"] in ("end", "answer") and not trial.finalist_of:
                 self.strategy.tell(trial.trial, *outcome(self.study, trial))
+
+    def _ask_again(self, name: str, config: Config) -> None:
+        if self._allow_changed:
+            self.strategy.adopt(name, config)
+        elif (proposed := self.strategy.ask(name)) != config:
+            raise ResumeError(
+                f"trial {name}: the searcher proposes {proposed}, where the record has "
+                f"{config}; the study file or the version of Optuna has changed "
+                "(--allow-changed goes on with what the record has)"
+            )
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the record holds what the searcher needs."""

@@ -299,6 +299,16 @@ Space = dict[str, Entry]
 Branch.model_rebuild()
 
 
+def is_drawn(space: Space) -> bool:
+    """Return whether a space has values to draw, and not only grids to go through."""
+    return any(
+        any(map(is_drawn, entry.branch.values()))
+        if isinstance(entry, Branch)
+        else isinstance(entry, Domain) and not isinstance(entry, Grid)
+        for entry in space.values()
+    )
+
+
 def size(space: Space) -> int:
     """Return how many configurations `expand` yields, without making them."""
     return math.prod(

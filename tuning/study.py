@@ -12,11 +12,28 @@ from tuning.parameters import (
     PARAMETERS,
     TrainableError,
     find_trainable,
+    is_function,
     knows,
     parameters_of,
     value_adapter,
 )
-from tuning.space import Branch, Config, Domain, Grid, Space, Value, count_ways, expand, size, ways
+from tuning.space import (
+    Branch,
+    Config,
+    Domain,
+    Grid,
+    Int,
+    LogInt,
+    LogUniform,
+    Space,
+    Uniform,
+    Value,
+    count_ways,
+    expand,
+    is_drawn,
+    size,
+    ways,
+)
 
 #: Data sets of hand-written digits: a mirrored digit is no digit, so they are never flipped.
 DIGITS = ("mnist", "digits")
@@ -25,6 +42,10 @@ DATASETS = ("fashion_mnist", "mnist", "digits")
 NO_DATASET = "none"
 #: Metrics of the trainables that come with the package, and the direction of each.
 METRICS = {"val_accuracy": "max", "val_loss": "min"}
+#: Parameters of a ResNet that may change while it trains: its weights and optimizer stay.
+MUTABLE = ("lr", "momentum", "weight_decay", "label_smoothing", "batch_size", "augmentation")
+#: ASHA's reduction factor in the default search.
+DEFAULT_REDUCTION = 4
 #: Further ones, which may be an objective beside the first, or be constrained.
 COSTS = {
     "train_seconds": "min",
@@ -129,7 +150,9 @@ class Search(Section):
     """How configurations are chosen."""
 
     algorithm: Literal["grid", "random", "optuna"] = Field(
-        "grid", description="grid: all combinations; random: independent draws; optuna: a sampler"
+        "grid",
+        description="grid: all combinations; random: independent draws; optuna: a sampler. Left "
+        "out, it is optuna where `space` has other domains than `grid`",
     )
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"] = Field(
         "tpe",
@@ -214,17 +237,29 @@ class Finalists(Section):
 class Scheduler(Section):
     """Which trials are stopped early."""
 
-    type: Literal["fifo", "asha", "hyperband", "median"] = Field(
+    type: Literal["fifo", "asha", "hyperband", "median", "pbt", "pb2"] = Field(
         "fifo",
         description="fifo: none; asha: the worst at each rung of epochs; hyperband: likewise, in "
         "brackets that wait for each other (it halves only with slots for a whole bracket); "
-        "median: what is worse than the median of the others",
+        "median: what is worse than the median of the others; pbt: stops nothing, but the worst "
+        "quarter goes on with the weights and the perturbed parameters of the best one; pb2: "
+        "likewise, a Gaussian process chooses the parameters. Left out together with "
+        "`search.algorithm`, it is asha where `space` has other domains than `grid` and trials "
+        "several epochs, with `reduction_factor: 4`",
     )
     grace_epochs: PositiveInt = Field(
         1, description="asha, median: epochs before a trial may be stopped"
     )
     reduction_factor: Annotated[int, Field(ge=2)] = Field(
         3, description="asha, hyperband: one trial in this many goes on past a rung"
+    )
+    perturb_epochs: PositiveInt = Field(
+        1, description="pbt, pb2: epochs after which all trials wait for each other and change"
+    )
+    mutate: list[str] = Field(
+        default_factory=list,
+        description="pbt, pb2: parameters of `space` that change while a trial trains; pb2 takes "
+        "only ranges of numbers, and searches them evenly, not in their logarithm",
     )
 
 
@@ -290,6 +325,9 @@ class Budget(Section):
         description="seconds times the GPUs of each trial, or times its CPUs if it has no GPU "
         "(default: no end)",
     )
+    epochs: PositiveInt | None = Field(
+        None, description="epochs of all trials together (default: no end)"
+    )
 
 
 class Study(Section):
@@ -299,8 +337,8 @@ class Study(Section):
     dataset: Dataset = Field(default_factory=lambda: Dataset(), description="the images")
     trainable: str | None = Field(
         None,
-        description="what a trial trains: resnet, svm, or your own `package.module:Class`; or put "
-        "it in `space` as a branch",
+        description="what a trial trains: resnet, svm, or your own `package.module:name`, a class "
+        "or a function; or put it in `space` as a branch",
     )
     code: str | None = Field(
         None, description="folder in which your own trainable's module lies, if not installed"
@@ -371,6 +409,12 @@ class Study(Section):
         """Return the most epochs that any trial can run."""
         return max((config_epochs(way) for way in ways(self.full_space())), default=1)
 
+    def describe_search(self) -> str:
+        """Return searcher and scheduler in a few words."""
+        search = self.search
+        name = f"optuna {search.sampler}" if search.algorithm == "optuna" else search.algorithm
+        return f"search {name}, scheduler {self.scheduler.type}"
+
     def complete(self, config: Config) -> Config:
         """Return a drawn configuration with the defaults of all parameters that it leaves open."""
         trainable = config["trainable"]
@@ -380,6 +424,38 @@ class Study(Section):
         parameters = parameters_of(trainable).model_validate(values)
         dataset = config.get("dataset", self.dataset.name)
         return {"trainable": trainable, "dataset": dataset} | parameters.model_dump()
+
+
+def with_default_algorithm(study: Study) -> Study:
+    """Return a study with the search that holds where its file names none.
+
+    A space of grids is tried whole; any other one is searched by TPE.
+    """
+    if "algorithm" in study.search.model_fields_set or not is_drawn(study.space):
+        return study
+    search = study.search.model_copy(update={"algorithm": "optuna"})
+    return study.model_copy(update={"search": search})
+
+
+def with_default_scheduler(study: Study, written: Study) -> Study:
+    """Return a right study with the scheduler that holds where its file names none.
+
+    It is ASHA where the search is the default one too and trials have several epochs, with the
+    reduction factor of its paper, 4. On the recorded table of ResNets (`tests/benchmarks`) 3 does
+    as well; on that of SVMs it stops the best ones too often.
+
+    Args:
+        study: with its search.
+        written: the same as its file has it.
+    """
+    named = written.search.model_fields_set | written.scheduler.model_fields_set
+    if {"algorithm", "type"} & named or study.search.algorithm == "grid" or study.max_epochs() == 1:
+        return study
+    chosen: dict[str, Any] = {"type": "asha"}
+    if "reduction_factor" not in named:
+        chosen["reduction_factor"] = DEFAULT_REDUCTION
+    scheduler = study.scheduler.model_copy(update=chosen)
+    return study.model_copy(update={"scheduler": scheduler})
 
 
 def config_epochs(way: Space) -> int:
@@ -453,7 +529,9 @@ def _section_problems(study: Study) -> Iterator[Problem]:
     if search.algorithm == "grid" and search.trials is not None:
         yield Problem("search.trials", "grid tries every combination; leave `trials` out", chosen)
     if search.algorithm != "grid" and search.trials is None:
-        yield Problem("search.trials", f"is needed by `algorithm: {search.algorithm}`", chosen)
+        why = ", the default where `space` draws values" if search.algorithm == "optuna" else ""
+        text = f"is needed by `algorithm: {search.algorithm}`{why}"
+        yield Problem("search.trials", text, chosen)
     if search.algorithm == "optuna" and study.repeats > 1:
         yield Problem("repeats", "is for grid and random searches; optuna runs each once", chosen)
     if search.metric not in METRICS and not own:
@@ -597,7 +675,7 @@ def _why_unknown(study: Study, trainable: str) -> str:
         return ""
     if ":" not in trainable:
         allowed = ", ".join(PARAMETERS)
-        text = f"got {trainable!r}; allowed: {allowed}, or your own package.module:Class"
+        text = f"got {trainable!r}; allowed: {allowed}, or your own package.module:name"
         return text + did_you_mean(trainable, PARAMETERS)
     try:
         find_trainable(trainable, study.code)
@@ -707,6 +785,7 @@ def _whole_problems(study: Study) -> Iterator[Problem]:
             f"got {study.scheduler.grace_epochs}, above the {study.max_epochs()} epochs of a trial",
             ("epochs", "rungs", "trainable"),
         )
+    yield from _population_problems(study)
     for config in sample_configs(study):
         yield from _config_problems(study, config)
         yield from _engine_problems(study, study.complete(config))
@@ -722,6 +801,86 @@ def _lacking_problems(study: Study) -> Iterator[Problem]:
         if scheduler != "fifo" and metric in CUT_SHORT and key.startswith("search.objectives"):
             text = f"{metric} of a trial that {scheduler} stops is cut short, so it cannot be an "
             yield Problem("scheduler.type", text + "objective; use fifo")
+
+
+def _population_problems(study: Study) -> Iterator[Problem]:
+    """Check what only holds under PBT and PB2."""
+    scheduler, search = study.scheduler, study.search
+    if scheduler.type not in ("pbt", "pb2"):
+        if scheduler.mutate:
+            text = f"is for pbt and pb2; {scheduler.type} changes nothing"
+            yield Problem("scheduler.mutate", text, ("scheduler.type",))
+        return
+    if search.algorithm == "grid":
+        yield Problem(
+            "search.algorithm",
+            f"{scheduler.type} changes parameters while a trial trains, so no grid of them is "
+            "tried; write `algorithm: random`, and choices or ranges in `space`",
+        )
+    elif search.algorithm == "optuna" and search.sampler not in ("random", "qmc"):
+        yield Problem(
+            "search.sampler",
+            f"{search.sampler} learns what a configuration is worth, but {scheduler.type} changes "
+            "it on the way; write `algorithm: random`",
+        )
+    elif (search.trials or 0) * study.repeats < 2:
+        yield Problem("search.trials", "got 1; a population needs at least 2 trials")
+    for key, given in (
+        ("finalists", study.finalists),
+        ("search.answer_repeats", search.answer_repeats),
+    ):
+        if given:
+            text = f"is for configurations that hold; {scheduler.type} changes them on the way"
+            yield Problem(key, text)
+    if study.max_epochs() > 1:
+        yield from _handing_on_problems(study)
+
+
+def _handing_on_problems(study: Study) -> Iterator[Problem]:
+    """Check that trials can take over one another's weights."""
+    scheduler = study.scheduler
+    functions = [name for name in study.trainables() - set(PARAMETERS) if is_function(name)]
+    if scheduler.perturb_epochs >= study.max_epochs():
+        yield Problem(
+            "scheduler.perturb_epochs",
+            f"got {scheduler.perturb_epochs}, but trials end after {study.max_epochs()} epochs",
+        )
+    if "svm" in study.trainables():
+        yield Problem(
+            "scheduler.type",
+            f"an SVM is fitted anew on every rung, so {scheduler.type} has no weights to hand on; "
+            "use asha with `rungs: 3` in `fixed`",
+        )
+    elif functions:
+        yield Problem(
+            "scheduler.type",
+            f"{functions[0]} is a function, which has no state to hand on; {scheduler.type} needs "
+            "a class with `state` and `restore`",
+        )
+    elif not scheduler.mutate:
+        yield Problem("scheduler.mutate", "is missing: which parameters of `space` may change?")
+    else:
+        yield from _mutation_problems(study)
+
+
+def _mutation_problems(study: Study) -> Iterator[Problem]:
+    every = list(ways(study.full_space()))
+    kind = study.scheduler.type
+    for key in study.scheduler.mutate:
+        entries = [way.get(key) for way in every]
+        domain, text = entries[0], ""
+        if any(entry != domain for entry in entries):
+            text = "must be the same in all branches of `space`"
+        elif not isinstance(domain, Domain):
+            text = "is not drawn by `space`; give it a choice or a range there"
+        elif kind == "pb2" and not isinstance(domain, Uniform | LogUniform | Int | LogInt):
+            text = "is no range; pb2 takes only uniform, loguniform, int and logint"
+        elif study.trainables() == {"resnet"} and key not in MUTABLE:
+            text = f"cannot change while a network trains; what can: {', '.join(MUTABLE)}"
+        elif key == "lr" and any("onecycle" in _values(way.get("schedule")) for way in every):
+            text = "follows the one-cycle schedule; write `schedule: constant`"
+        if text:
+            yield Problem("scheduler.mutate", f"{key} {text}")
 
 
 def sample_configs(study: Study) -> Iterator[Config]:

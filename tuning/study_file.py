@@ -17,7 +17,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from tuning.study import Problem, Study, did_you_mean, problems
+from tuning.study import (
+    Problem,
+    Study,
+    did_you_mean,
+    problems,
+    with_default_algorithm,
+    with_default_scheduler,
+)
 
 #: PyYAML reads 20 KB in a second; the study files that come with the project have 2 KB.
 MAX_BYTES = 1 << 15
@@ -139,12 +146,16 @@ def _examine(
 ) -> tuple[Study | None, list[Problem]]:
     """Return the study, or what keeps it from being one: mistakes of form, or else of meaning."""
     try:
-        study = Study.model_validate(raw)
+        written = Study.model_validate(raw)
     except ValidationError as error:
         # Looking for the nearest known key takes a while, for thousands of wrong ones too long.
         return None, list(islice(_explain(error), MAX_LINES + 1))
+    study = with_default_algorithm(written)
     found = problems(study, lambda problem: _follows(problem, left_out))
-    return (None, found) if found else (study, [])
+    if found:
+        return None, found
+    complete = with_default_scheduler(study, written)
+    return (study if complete != study and problems(complete) else complete), []
 
 
 def _meant(problem: Problem) -> Iterable[str]:

@@ -12,8 +12,9 @@ import faulthandler
 import gc
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,13 @@ from ray import tune
 
 from tuning import checkpoint
 from tuning.data import DataError, ImageData
-from tuning.parameters import PARAMETERS, ResNetParameters, find_trainable, parameters_of
+from tuning.parameters import (
+    PARAMETERS,
+    ResNetParameters,
+    TrainableError,
+    find_trainable,
+    parameters_of,
+)
 from tuning.process import describe, end_with_parent, limit_memory, memory_bytes
 from tuning.record import write_atomically
 from tuning.resources import Allotment, ResourceError, larger_share, takes_workers
@@ -39,6 +46,7 @@ PERMANENT = (
     DataError,
     ResourceError,
     ModuleNotFoundError,
+    TrainableError,
     MemoryError,
     TimeoutError,
 )
@@ -54,7 +62,8 @@ class Training(Protocol):
     It is made as `Class(parameters, data, seed, allotment)`: its parameters (an object with one
     attribute each), a `tuning.data.ImageData` (None under `dataset: {name: none}`), the trial's
     seed, and the `tuning.resources.Allotment`. It may have `facts`, what does not change within a
-    trial, and `test_predictions`, classes `[n_test]` or None.
+    trial, `test_predictions`, classes `[n_test]` or None, and `adopt(state)`, which population
+    based training calls in place of `restore` when the state is another trial's.
     """
 
     def step(self) -> dict[str, Any]:
@@ -65,6 +74,46 @@ class Training(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
+
+
+class FunctionTraining:
+    """A user's function as a `Training`: a generator that yields the metrics of every epoch.
+
+    The trial ends when the function does, or after its `epochs` if it has such a parameter. A
+    function has no state to go on from: a trial that lost its process runs it again, and passes
+    over the epochs that are known. One that returns metrics in place of yielding reports once.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], parameters: Any, data: Any, seed: int, allotment: Any
+    ) -> None:
+        self.last: dict[str, Any] = {}
+        self.epoch = 0
+        self.epochs = getattr(parameters, "epochs", None)
+        made = function(parameters, data, seed, allotment)
+        self.reports = iter([made] if isinstance(made, Mapping) else made)
+
+    def step(self) -> dict[str, Any]:
+        """Return the next epoch's metrics; after an end that `epochs` did not tell, the last."""
+        report = next(self.reports, None)
+        if report is None:
+            return self.last | {"done": True}
+        if not isinstance(report, Mapping):
+            raise TrainableError(
+                f"the function must yield mappings of metrics, but gave {report!r}"
+            )
+        self.epoch += 1
+        self.last = {"epoch": self.epoch, **report}
+        return self.last | {"done": self.epoch == self.epochs}
+
+    def state(self) -> dict[str, Any]:
+        """Return how many epochs are known."""
+        return {"epoch": self.epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Run the function again up to where it was."""
+        while self.epoch < state["epoch"]:
+            self.step()
 
 
 class StudyTrial(tune.Trainable):
@@ -96,8 +145,8 @@ class StudyTrial(tune.Trainable):
         """Begin the first trial of this process.
 
         Args:
-            config: the configuration, with `trial`, `seed`, `trainable`, `dataset` and
-                `reads_test`: whether the trial may say how well it does on the test split.
+            config: the configuration, with `trial`, `seed`, `trainable`, `dataset`; and
+                `reads_test` false for a trial that must not say how well it does on the test split.
             folder: the study folder.
             data: the data sets by name, from the object store.
             limits: of time and memory.
@@ -143,7 +192,7 @@ class StudyTrial(tune.Trainable):
             self.reports += 1
             if self.config["trainable"] not in PARAMETERS:
                 report = {"epoch": self.reports, "done": False} | report
-            if self.config["reads_test"]:
+            if self.config.get("reads_test", True):
                 self._write_predictions()
             else:
                 report.pop("test_accuracy", None)
@@ -284,6 +333,7 @@ class StudyTrial(tune.Trainable):
 
     def _state(self, report: dict[str, Any]) -> dict[str, Any]:
         return {
+            "trial": self.config["trial"],
             "training": self.training.state(),
             "report": report,
             "reports": self.reports,
@@ -291,7 +341,9 @@ class StudyTrial(tune.Trainable):
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.training.restore(state["training"])
+        own = state.get("trial") in (None, self.config["trial"])
+        restore = self.training.restore
+        (restore if own else getattr(self.training, "adopt", restore))(state["training"])
         self.saved_report = state["report"]
         self.reports = state["reports"]
         self.total_seconds = state["total_seconds"]
@@ -351,7 +403,7 @@ def _full_disk(error: OSError) -> str:
 
 
 def trainable_class(name: str, code: str | None = None) -> Any:
-    """Return the class that trains; imported here, since an SVM needs no torchvision."""
+    """Return what makes a `Training`; imported here, since an SVM needs no torchvision."""
     if name == "svm":
         from tuning.svm import SVMTraining
 
@@ -360,4 +412,5 @@ def trainable_class(name: str, code: str | None = None) -> Any:
         from tuning.resnet import ResNetTraining
 
         return ResNetTraining
-    return find_trainable(name, code)
+    found = find_trainable(name, code)
+    return found if isinstance(found, type) else partial(FunctionTraining, found)
