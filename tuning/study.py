@@ -515,7 +515,9 @@ def _large(number: int) -> str:
 
 def _section_problems(study: Study) -> Iterator[Problem]:
     search, resources = study.search, study.resources
-    chosen = ("search.algorithm",)
+    # An algorithm that the file leaves open follows from the space.
+    open_choice = "algorithm" not in search.model_fields_set
+    chosen = ("search.algorithm", *(("space",) if open_choice else ()))
     if abs(sum(study.dataset.split) - 1) > 1e-6:
         total = round(sum(study.dataset.split), 6)
         yield Problem("dataset.split", f"must sum to 1, but {study.dataset.split} sums to {total}")
