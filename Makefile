@@ -39,6 +39,7 @@ cluster-test: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python -m tests.benchmarks.recipe
 	$(BIN)/python -m tests.benchmarks.svm
 	$(BIN)/python -m tests.benchmarks.overhead
 	$(BIN)/python -m tests.benchmarks.packing
@@ -46,7 +47,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.analysis_scale
 
 bench-quick: $(VENV)/.installed
-	$(BIN)/python -m tests.benchmarks.training --images 512 --repeats 1
+	$(BIN)/python -m tests.benchmarks.training --quick
+	$(BIN)/python -m tests.benchmarks.recipe --quick
 	$(BIN)/python -m tests.benchmarks.svm --quick
 	$(BIN)/python -m tests.benchmarks.overhead --quick
 	$(BIN)/python -m tests.benchmarks.packing --quick

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from analysis.columns import empty, write
 from analysis.front import Coverage, called_best, coverage_of
 from analysis.load import Results
-from analysis.pareto import Objective, comparable, losses, measured, non_dominated, objectives
+from analysis.pareto import (
+    Objective,
+    comparable,
+    losses,
+    measured,
+    non_dominated,
+    objectives,
+    original,
+)
 from analysis.predictions import Predictions, read_predictions
 from analysis.search import choose
 from analysis.tables import varied
@@ -191,9 +199,7 @@ def pareto_front(results: Results, trials: pd.DataFrame) -> Front | None:
     if study is None:
         return None
     goals = objectives(study.description)
-    rows = trials[trials["study"].eq(study.name) & trials["status"].eq("completed")]
-    if "finalist_of" in rows:
-        rows = rows[rows["finalist_of"].isna()]
+    rows = original(trials[trials["study"].eq(study.name)])
     rows = measured(rows, goals).head(MOST_POINTS)
     if rows.empty:
         return None

@@ -43,15 +43,24 @@ def losses(trials: pd.DataFrame, goals: Sequence[Objective]) -> NDArray[np.float
 def comparable(trials: pd.DataFrame, goals: Sequence[Objective]) -> pd.DataFrame:
     """Return the trials that may be on the front.
 
-    They completed within all bounds and have all objectives; a finalist's runs repeat a trial of
-    the search that stands for it.
+    They completed within all bounds and have all objectives.
     """
-    rows = trials[trials["status"].eq("completed")]
+    rows = original(trials)
     if "feasible" in rows:
         rows = rows[~rows["feasible"].eq(False)]
-    if "finalist_of" in rows:
-        rows = rows[rows["finalist_of"].isna()]
     return measured(rows, goals)
+
+
+def original(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the completed trials of the search, without finalists' runs and answered repeats.
+
+    These repeat a trial of the search, which stands for them.
+    """
+    rows = trials[trials["status"].eq("completed")]
+    for repeats in ("finalist_of", "answered_from"):
+        if repeats in rows:
+            rows = rows[rows[repeats].isna()]
+    return rows
 
 
 def measured(trials: pd.DataFrame, goals: Sequence[Objective]) -> pd.DataFrame:

@@ -108,11 +108,13 @@ def mark_best(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series[bool]:
 
 
 def eligible(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials that may be called best: completed, within all bounds.
+    """Return the trials that may be called best: completed, within all bounds, really run.
 
     Of a study and data set whose finalists ran again, only these runs.
     """
     done = trials[trials["status"].eq("completed")]
+    if "answered_from" in done:
+        done = done[done["answered_from"].isna()]
     if "feasible" in done:
         done = done[~done["feasible"].eq(False)]
     if "finalist_of" not in done or done["finalist_of"].isna().all():

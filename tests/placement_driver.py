@@ -7,7 +7,7 @@ import sys
 
 import ray
 from ray.cluster_utils import Cluster
-from ray.util import placement_group_table, remove_placement_group
+from ray.util import placement_group_table
 
 from tests.conftest import MINIMAL
 from tuning.experiment import placement
@@ -15,8 +15,8 @@ from tuning.study_file import validate
 
 
 def main() -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    cluster.add_node(num_cpus=2)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    cluster.add_node(num_cpus=4)
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
     try:
@@ -35,7 +35,6 @@ def nodes(name: str) -> int:
     group = placement(study, config, gpus_exist=False).to_placement_group()
     ray.get(group.ready(), timeout=60)
     found = placement_group_table(group)["bundles_to_node_id"]
-    remove_placement_group(group)
     return len(set(found.values()))
 
 

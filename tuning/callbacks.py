@@ -23,8 +23,9 @@ from tuning.record import Record, TrialRecord, apply, apply_round, write_table
 from tuning.study import Study
 from tuning.trial import read_time_limit
 
-#: Seconds between two writes of `trials.csv`; the record itself is written at once.
-TABLE_EVERY = 2.0
+#: Least seconds between two writes of `trials.csv`, and how many times as long as one takes, since
+#: the table of many trials takes longer; the record itself is written at once.
+TABLE_EVERY, TABLE_TIMES = 2.0, 50.0
 #: Metrics of a report that TensorBoard shows over epochs, by group.
 SCALARS = {
     "accuracy_percent/validation": "val_accuracy",
@@ -86,7 +87,7 @@ class Recorder(Callback):
             self._best = self._better(trial)
         self.limits = study.limits
         self._writers: dict[str, EventFile] = {}
-        self._table_written = 0.0
+        self._table_due = 0.0
 
     def setup(self, **_: Any) -> None:
         trials = self.folder / "trials"
@@ -145,14 +146,16 @@ class Recorder(Callback):
         apply_round(self.trials, {"event": "round"} | values)
 
     def write_table_if_due(self) -> None:
-        """Write `trials.csv` if the last time is some seconds ago."""
-        if time.monotonic() - self._table_written > TABLE_EVERY:
+        """Write `trials.csv` if the last time is long enough ago."""
+        if time.monotonic() > self._table_due:
             self.write_table()
 
     def write_table(self) -> None:
         """Write `trials.csv` from the record."""
+        started = time.monotonic()
         write_table(self.folder, self.trials.values())
-        self._table_written = time.monotonic()
+        ended = time.monotonic()
+        self._table_due = ended + max(TABLE_EVERY, TABLE_TIMES * (ended - started))
 
     def _end(self, trial: Trial, status: str, error: str) -> None:
         known = self.trials[_name(trial)]

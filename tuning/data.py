@@ -376,7 +376,7 @@ def _read_npz(path: Path) -> tuple[Images, Labels]:
             return arrays["images"], arrays["labels"]
     except KeyError as error:
         raise DataError(f"{path}: needs arrays `images` and `labels` ({error})") from None
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is no .npz file of plain arrays ({error})") from None
 
 

@@ -289,10 +289,11 @@ def _fit(
             if missing() <= 0 and not guard.reason and (runs := searcher.begin_finals()):
                 # Finalists are compared by whole runs, so nothing stops them.
                 fit(f"session-{session}-finalists", runs, FIFOScheduler())
-    except OSError as error:
-        if error.errno not in FULL:
+    except (OSError, tune.TuneError) as error:
+        full = _full_disk(error)
+        if full is None:
             raise
-        guard.reason = f"{error.filename or folder}: {error.strerror}; free some space"
+        guard.reason = f"{full.filename or folder}: {full.strerror}; free some space"
     finally:
         progress.close()
         _write_table_if_possible(recorder, console)
@@ -301,6 +302,15 @@ def _fit(
     left = missing()
     left += count_runs(study) if left else searcher.final_runs_left()
     return Outcome(folder, failed, left, guard.reason)
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """Return the error of a full disk behind another one: Tune wraps what a callback raises."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _write_table_if_possible(recorder: Recorder, console: Console) -> None:

@@ -40,9 +40,11 @@ def probed(study: Study, plan: Plan) -> Plan:
     """Return a plan with what a few steps of each kind of trial on this machine tell.
 
     Raises:
-        ProbeError: the study's own resources are too few for it.
+        ProbeError: the study's own resources are too few, or a trial has several workers.
         DataError: the data cannot be had.
     """
+    if any(kind.workers > 1 for kind in plan.kinds):
+        raise ProbeError("--probe: measures trials of one process; `engine` asks for several")
     configs, scale = _upcoming(study)
     gpus = len(gpu_names())
     wanted = request(study, configs[0], gpus_exist=gpus > 0)

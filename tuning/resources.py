@@ -67,7 +67,7 @@ def request(study: Study, config: Mapping[str, Any], *, gpus_exist: bool = True)
 
 def takes_workers(config: Mapping[str, Any]) -> bool:
     """Tell whether a trial of a configuration trains in worker processes."""
-    return config.get("trainable") == "resnet" and bool(config["engine"] != "native")
+    return config.get("trainable") == "resnet" and config.get("engine", "native") != "native"
 
 
 def larger_share(gpu: float) -> float | None:

@@ -401,9 +401,10 @@ class StudySearcher(Searcher):
         if trial is None:
             return str(Searcher.FINISHED)
         self._by_tune_id[trial_id] = trial
-        reads_test = self.study.finalists is None or bool(trial.finalist_of)
         share = {} if trial.gpu_share is None else {"gpu_share": trial.gpu_share}
-        return {"trial": trial.trial, "reads_test": reads_test} | share | trial.last_config()
+        unread = self.study.finalists is not None and not trial.finalist_of
+        own = {"trial": trial.trial} | share | ({"reads_test": False} if unread else {})
+        return own | trial.last_config()
 
     def _next(self) -> TrialRecord | None:
         """Return an unfinished trial, or a new one that is in the record; None after the last."""
@@ -452,23 +453,11 @@ class StudySearcher(Searcher):
         status = "completed" if result.get("final") else "stopped"
         self.strategy.tell(trial.trial, *outcome(self.study, replace(trial, status=status)))
 
-    def _propose_again(self, event: Event) -> None:
-        name, config = event["trial"], event["config"]
-        self.trials[name] = suggested(event)
-        if self.trials[name].finalist_of:
-            return
-        if self._allow_changed:
-            self.strategy.adopt(name, config)
-        elif (proposed := self.strategy.ask(name)) != config:
-            raise ResumeError(
-                f"trial {name}: the searcher proposes {proposed}, where the record has "
-                f"{config}; the study file or the version of Optuna has changed "
-                "(--allow-changed goes on with what the record has)"
-            )
-
     def _replay(self, event: Event) -> None:
         if event["event"] == "trial":
-            self._propose_again(event)
+            self.trials[event["trial"]] = suggested(event)
+            if "finalist_of" not in event:
+                self._ask_again(event["trial"], event["config"])
         elif event["event"] == "known":
             for result in event["results"]:
                 self.strategy.learn(
@@ -484,6 +473,16 @@ class StudySearcher(Searcher):
                 apply(trial, event)
             if event["event"] in ("end", "answer") and not trial.finalist_of:
                 self.strategy.tell(trial.trial, *outcome(self.study, trial))
+
+    def _ask_again(self, name: str, config: Config) -> None:
+        if self._allow_changed:
+            self.strategy.adopt(name, config)
+        elif (proposed := self.strategy.ask(name)) != config:
+            raise ResumeError(
+                f"trial {name}: the searcher proposes {proposed}, where the record has "
+                f"{config}; the study file or the version of Optuna has changed "
+                "(--allow-changed goes on with what the record has)"
+            )
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the record holds what the searcher needs."""

@@ -304,8 +304,8 @@ class Limits(Section):
     )
     trial_memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None,
-        description="GiB that a trial may allocate on its host, the data it shares with others "
-        "aside; one that wants more fails alone (default: what the host has)",
+        description="GiB that a trial, or each of its workers, may allocate on its host, the data "
+        "it shares with others aside; one that wants more fails alone (default: what the host has)",
     )
     free_disk_mib: Annotated[int, Field(ge=0)] = Field(
         1024,
@@ -937,17 +937,20 @@ def _engine_problems(study: Study, full: Config) -> Iterator[Problem]:
         yield Problem(
             "resources.workers",
             f"is {workers}, but {of} trains in one process; write 1, or {remedy}",
+            ("engine", "trainable"),
         )
     elif full.get("batch_size", workers) < workers:
         yield Problem(
             "space.batch_size",
             f"{full['batch_size']} images are too few for {workers} workers; each needs one",
+            ("resources.workers",),
         )
     if full.get("zero_stage") and engine != "deepspeed":
         yield Problem(
             "space.zero_stage",
             f"is {full['zero_stage']}, but only `engine: deepspeed` shards; put it in a branch of "
             "`engine`, or leave it out",
+            ("engine",),
         )
 
 

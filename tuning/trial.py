@@ -145,8 +145,8 @@ class StudyTrial(tune.Trainable):
         """Begin the first trial of this process.
 
         Args:
-            config: the configuration, with `trial`, `seed`, `trainable`, `dataset` and
-                `reads_test`: whether the trial may say how well it does on the test split.
+            config: the configuration, with `trial`, `seed`, `trainable`, `dataset`; and
+                `reads_test` false for a trial that must not say how well it does on the test split.
             folder: the study folder.
             data: the data sets by name, from the object store.
             limits: of time and memory.
@@ -192,7 +192,7 @@ class StudyTrial(tune.Trainable):
             self.reports += 1
             if self.config["trainable"] not in PARAMETERS:
                 report = {"epoch": self.reports, "done": False} | report
-            if self.config["reads_test"]:
+            if self.config.get("reads_test", True):
                 self._write_predictions()
             else:
                 report.pop("test_accuracy", None)

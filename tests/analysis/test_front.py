@@ -159,7 +159,9 @@ def test_an_answered_trial_is_marked_and_is_no_repetition(tmp_path: Path) -> Non
     record.append("trial", time=1.8e9, trial="00002", config=config)
     record.append("answer", time=1.8e9, trial="00002", of="00000")
     record.close()
-    table = comparison(load([folder]))
+    results = load([folder])
+    assert choose(results.trials)["trial_id"].tolist() == ["00000", "00001"]
+    table = comparison(results)
     row = table.frame.set_index("trial_id").loc["00002"]
     assert (row["answered_from"], row["val_accuracy"]) == ("00000", 88.0)
     assert "n" not in table.frame

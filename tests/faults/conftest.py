@@ -7,6 +7,7 @@ import pytest
 from tests.faults.harness import Bench, Row, raised_ray, study
 
 ROWS = pytest.StashKey[dict[str, Row]]()
+WIDTH = 70
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,10 +34,13 @@ def few_repetitions(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Iterator[Row]:
-    """The row of the fault matrix that the test fills."""
+    """The row of the fault matrix that the test fills; printed at once, since all take long."""
     row = Row(request.node.name.removeprefix("test_").replace("_", " "))
     request.config.stash[ROWS][row.name] = row
     yield row
+    plugins = request.config.pluginmanager
+    with plugins.get_plugin("capturemanager").global_and_fixture_disabled():
+        plugins.get_plugin("terminalreporter").write_line(f" {line(row)}")
 
 
 @pytest.fixture(scope="session")
@@ -66,13 +70,17 @@ def pytest_terminal_summary(
         return
     write = terminalreporter.write_line
     terminalreporter.section("fault matrix")
-    width = max(len(row.name) for row in rows)
-    write(f"{'fault':{width}}  repetitions  passed  epochs lost  recovery s (median, most)")
+    write(f"{'fault':{WIDTH}}  repetitions  passed  epochs lost  recovery s (median, most)")
     for row in rows:
-        times = sorted(row.recovery_seconds)
-        recovery = f"{times[len(times) // 2]:.1f}, {times[-1]:.1f}" if times else "-"
-        rate = f"{100 * row.passed / row.repetitions:.0f} %" if row.repetitions else "-"
-        write(
-            f"{row.name:{width}}  {row.repetitions:11}  {rate:>6}  {row.repeated_epochs:11}"
-            f"  {recovery:>13}"
-        )
+        write(line(row))
+
+
+def line(row: Row) -> str:
+    """Return a row as it is printed."""
+    times = sorted(row.recovery_seconds)
+    recovery = f"{times[len(times) // 2]:.1f}, {times[-1]:.1f}" if times else "-"
+    rate = f"{100 * row.passed / row.repetitions:.0f} %" if row.repetitions else "-"
+    return (
+        f"{row.name:{WIDTH}}  {row.repetitions:11}  {rate:>6}  {row.repeated_epochs:11}"
+        f"  {recovery:>13}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.faults.harness import TIMEOUT, Bench, study
+from tuning.record import RECORD
 
 pytestmark = [
     pytest.mark.ray,
@@ -44,30 +46,50 @@ def fill(place, leaving=0):
         file.write(b"\0" * (free - leaving))
 
 
-#: Which disk is full: where studies lie (with room for a small file, or for none at all), or one
-#: that holds TensorBoard's files alone.
-FULL = {"checkpoint": ("storage", 1 << 20), "record": ("storage", 0), "log": ("logs", 0)}
-
-
-@pytest.mark.parametrize("write", list(FULL))
-def test_full_disk_at_a_write_of_the(tmp_path, disk, row, few_repetitions, address, write):
-    place, leaving = FULL[write]
+def test_full_disk_at_a_checkpoint(tmp_path, disk, row, few_repetitions, address):
+    """With room for small files, but not for a checkpoint."""
     for number in range(few_repetitions):
         row.repetitions += 1
-        mib = 4 if write == "checkpoint" else 0.001
-        bench = Bench(tmp_path / str(number), study(5, 4), 0.2, mib, address=address)
-        setattr(bench, place, disk / str(number))
+        bench = Bench(tmp_path / str(number), study(5, 4), 0.2, 4, address=address)
+        bench.storage = disk / str(number)
         session = bench.run()
         bench.wait(lambda: bench.begun() >= 7, session)  # noqa: B023
-        fill(disk, leaving)
-        text = session.finish(130)
-        assert "No space left on device; free some space; interrupted with" in text
-        assert f"{disk}/" in text
-        before = {n: t.row() for n, t in bench.trials().items() if t.finished}
-        assert before
-        if write == "record":
-            assert f"{bench.folder}" in (text := bench.resume().finish(2))
-            assert text.strip().endswith("No space left on device")
+        fill(disk, 1 << 20)
+        before = paused(bench, session, disk)
+        (disk / "ballast").unlink()
+        go_on(bench, row, before)
+
+
+def test_full_disk_at_a_line_of_the_record(tmp_path, disk, row, few_repetitions, address):
+    """With the record alone on the full disk."""
+    for number in range(few_repetitions):
+        row.repetitions += 1
+        bench = Bench(tmp_path / str(number), study(14, 4), 0.1, 0.1, address=address)
+        session = bench.run()
+        bench.wait(lambda: bench.begun() >= 7, session)  # noqa: B023
+        session.kill()
+        record = bench.folder / RECORD
+        shutil.move(record, disk / str(number))
+        record.symlink_to(disk / str(number))
+        begun, session = bench.begun(), bench.resume()
+        bench.wait(lambda: bench.begun() > begun + 2, session)  # noqa: B023
+        fill(disk)
+        before = paused(bench, session, bench.folder)
+        assert bench.resume().finish(2).strip().endswith("No space left on device")
+        (disk / "ballast").unlink()
+        go_on(bench, row, before)
+
+
+def test_full_disk_at_a_log(tmp_path, disk, row, few_repetitions, address):
+    """With TensorBoard's files alone on the full disk."""
+    for number in range(few_repetitions):
+        row.repetitions += 1
+        bench = Bench(tmp_path / str(number), study(5, 4), 0.2, 0.1, address=address)
+        bench.logs = disk / str(number)
+        session = bench.run()
+        bench.wait(lambda: bench.begun() >= 7, session)  # noqa: B023
+        fill(disk)
+        before = paused(bench, session, disk)
         (disk / "ballast").unlink()
         go_on(bench, row, before)
 
@@ -91,6 +113,16 @@ def test_full_disk_at_a_write_of_tunes_state(tmp_path, row, few_repetitions, add
             assert "No space left on device" in session.finish(130)
             (disk / "ballast").unlink()
             go_on(bench, row, before)
+
+
+def paused(bench, session, where):
+    """Wait for the study's end on a full disk; return the rows of the trials that had ended."""
+    text = session.finish(130)
+    assert f"{where}/" in text
+    assert "No space left on device; free some space; interrupted with" in text
+    before = {n: t.row() for n, t in bench.trials().items() if t.finished}
+    assert before
+    return before
 
 
 def go_on(bench, row, before, end=True):
