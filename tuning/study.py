@@ -850,6 +850,12 @@ def _handing_on_problems(study: Study) -> Iterator[Problem]:
             "scheduler.perturb_epochs",
             f"got {scheduler.perturb_epochs}, but trials end after {study.max_epochs()} epochs",
         )
+    if study.resources.workers > 1:
+        yield Problem(
+            "resources.workers",
+            f"got {study.resources.workers}, but {scheduler.type} hands weights on between trials "
+            "of one worker",
+        )
     if "svm" in study.trainables():
         yield Problem(
             "scheduler.type",
@@ -882,7 +888,9 @@ def _mutation_problems(study: Study) -> Iterator[Problem]:
             text = "is no range; pb2 takes only uniform, loguniform, int and logint"
         elif study.trainables() == {"resnet"} and key not in MUTABLE:
             text = f"cannot change while a network trains; what can: {', '.join(MUTABLE)}"
-        elif key == "lr" and any("onecycle" in _values(way.get("schedule")) for way in every):
+        elif key in ("lr", "momentum") and any(
+            "onecycle" in _values(way.get("schedule")) for way in every
+        ):
             text = "follows the one-cycle schedule; write `schedule: constant`"
         if text:
             yield Problem("scheduler.mutate", f"{key} {text}")
