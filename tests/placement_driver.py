@@ -31,7 +31,7 @@ def nodes(name: str) -> int:
     """Return the number of nodes that a trial's workers are on."""
     workers = {"workers": 2, "placement": name}
     study = validate(MINIMAL | {"fixed": {"engine": "ddp"}, "resources": workers}, "study.yaml")
-    config = study.complete({"trainable": "resnet"})
+    config = study.complete({"trainable": "resnet", "engine": "ddp"})
     group = placement(study, config, gpus_exist=False).to_placement_group()
     ray.get(group.ready(), timeout=60)
     found = placement_group_table(group)["bundles_to_node_id"]
