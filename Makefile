@@ -47,7 +47,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.analysis_scale
 
 bench-quick: $(VENV)/.installed
-	$(BIN)/python -m tests.benchmarks.training --images 512 --repeats 1
+	$(BIN)/python -m tests.benchmarks.training --quick
 	$(BIN)/python -m tests.benchmarks.recipe --quick
 	$(BIN)/python -m tests.benchmarks.svm --quick
 	$(BIN)/python -m tests.benchmarks.overhead --quick

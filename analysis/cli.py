@@ -54,6 +54,7 @@ class Name(StrEnum):
     SEARCH = "search"
     FRONT = "front"
     FINALISTS = "finalists"
+    POPULATION = "population"
     TRIALS = "trials"
     ALL = "all"
 
@@ -166,6 +167,7 @@ def _tables(results: Results, names: Sequence[str], group_by: str) -> list[Table
     """Build the named tables; of `all`, those without a row and without a note are left out."""
     from analysis import query, tables
     from analysis.front import covered, finalists, front
+    from analysis.population import population
     from analysis.search import search
     from analysis.speedup import speedup
 
@@ -180,6 +182,7 @@ def _tables(results: Results, names: Sequence[str], group_by: str) -> list[Table
         "search": lambda: [search(results)],
         "front": lambda: [front(results), covered(results)],
         "finalists": lambda: [finalists(results)],
+        "population": lambda: [population(results)],
     }
     chosen = makers if every else [n for n in dict.fromkeys(names) if n in makers]
     made = [table for name in chosen for table in makers[name]()]

@@ -56,6 +56,8 @@ COLUMNS = {
     "fast_trial": Column("device trial"),
     "epochs_planned": Column("epochs planned", 0),
     "n": Column("n", 0),
+    "span": Column("epochs"),
+    "weights_from": Column("weights from"),
     "feasible": Column("in bounds"),
     "pareto": Column("front"),
     "finalist_of": Column("finalist of"),

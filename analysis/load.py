@@ -280,7 +280,29 @@ def _read_environment(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _curves(trials: Iterable[TrialRecord]) -> pd.DataFrame:
-    rows = [{"trial_id": t.trial, **report} for t in trials for report in t.reports]
+    """Return a row per report; in a population also what the epoch was trained with.
+
+    There `weights_from` names the donor in the first epoch after a trial took over its weights.
+    """
+    trials = list(trials)
+    changed = dict.fromkeys(
+        key
+        for trial in trials
+        for taken in trial.takeovers.values()
+        for key, value in taken["config"].items()
+        if value != trial.config.get(key)
+    )
+    rows = []
+    for trial in trials:
+        last = 0
+        for report in trial.reports:
+            row = {"trial_id": trial.trial, **report}
+            if changed:
+                config = trial.config_at(report.get("epoch", 1))
+                row |= {key: config.get(key) for key in changed}
+                row["weights_from"] = trial.takeovers.get(last, {}).get("donor")
+            last = report.get("epoch", 1)
+            rows.append(row)
     return pd.DataFrame(rows) if rows else pd.DataFrame({"trial_id": [], "epoch": []})
 
 

@@ -1,7 +1,7 @@
 """Runs a study twice, the second time interrupted, and finishes that: for one process.
 
 `python -m tests.search_driver ADDRESS FOLDER` with `FOLDER/study.yaml`; prints the two folders, and
-those of cut copies of the first, finished as well, if the study's trials need no checkpoints.
+if the study has finalists those of cut copies of the first, finished as well.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def main(address: str, home: Path) -> None:
     second = experiment.run(stopped, home / "second", address, console)
     experiment.resume(second.folder, address, console, settings=["budget.epochs=null"])
     folders = [whole.folder, second.folder]
-    # The finalists come last; a population needs the checkpoints that a copy lacks.
-    shares = (0.6, 0.95) if study.finalists else (0.6,)
-    for share in () if study.scheduler.type in ("pbt", "pb2") else shares:
-        folders.append(cut(folders[0], home / f"cut-{share}", share))
-        experiment.resume(folders[-1], address, console)
+    if study.finalists:
+        for share in (0.6, 0.95):  # the finalists come last
+            folders.append(cut(whole.folder, home / f"cut-{share}", share))
+            experiment.resume(folders[-1], address, console)
     print(*folders, sep="\n")
 
 

@@ -163,6 +163,20 @@ def test_an_equal_configuration_is_answered_from_the_record(tmp_path):
     assert play(resumed) == []
 
 
+def test_what_is_left_may_all_be_answered(tmp_path):
+    search = {"answer_repeats": True, "distinct": False}
+    study = study_of(search, space={"lr": 0.1, "batch_size": {"choice": [16]}})
+    play(StudySearcher(study, Record(tmp_path)), 1)
+    resumed = StudySearcher(study, Record(tmp_path), list(read_events(tmp_path)))
+    assert not resumed.answer_first()
+    assert all(trial.status == "completed" for trial in read_trials(tmp_path).values())
+    more = study_of(search, space={"lr": 0.1, "batch_size": {"choice": [16, 32]}})
+    (tmp_path / "more").mkdir()
+    searcher = StudySearcher(more, Record(tmp_path / "more"))
+    assert searcher.answer_first()
+    assert [config["trial"] for config in play(searcher, 1)] == ["00000"]
+
+
 def test_repeats_are_run_unless_the_study_asks_for_answers(tmp_path):
     space = {"lr": 0.1, "batch_size": {"choice": [16, 32]}}
     study = study_of({"distinct": False}, space=space)
@@ -288,6 +302,13 @@ def test_what_does_not_fit_together_is_explained(changes, line):
     with pytest.raises(StudyError) as error:
         validate(MINIMAL | {"space": SPACE} | changes | {"search": search}, "f")
     assert any(found.startswith(f"f: {line}") for found in error.value.lines), error.value.lines
+
+
+def test_no_scheduler_cuts_an_objective_short_by_default():
+    plain = MINIMAL | {"space": SPACE, "search": {"trials": 12}}
+    assert validate(plain, "f").scheduler.type == "asha"
+    several = plain | {"search": {"trials": 12, "objectives": TWO}}
+    assert validate(several, "f").scheduler.type == "fifo"
 
 
 def test_the_first_objective_may_rule_a_scheduler_where_no_cost_is_cut_short():

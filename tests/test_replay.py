@@ -7,7 +7,7 @@ import math
 import pytest
 import yaml
 
-from tests.conftest import MINIMAL
+from tests.conftest import MINIMAL, ROOT
 from tuning.record import Record
 from tuning.replay import (
     Course,
@@ -138,6 +138,13 @@ def test_the_interval_of_a_median_is_the_tabulated_one():
     # n = 30: ranks 10 and 21 (Conover, table A3).
     assert median_interval([float(n) for n in range(1, 31)]) == (15.5, 10.0, 21.0)
     assert median_interval([1.0, 2.0, math.inf]) == (2.0, 1.0, math.inf)
+
+
+@pytest.mark.parametrize("name", ["fashion_resnet", "fashion_svm"])
+def test_the_recorded_tables_can_be_replayed(name):
+    table = Table.read(ROOT / "tests" / "benchmarks" / "tables" / name)
+    assert len(table.rows) == 64
+    assert play(table, Search(algorithm="optuna", trials=4), Scheduler(type="asha")).trials == 4
 
 
 def test_an_unfinished_table_is_refused(tmp_path):

@@ -264,6 +264,7 @@ def test_mistakes_of_form_do_not_hide_those_of_meaning():
         {"trainable": "resnt", "fixed": {"epochs": 2}},
         {"scheduler": {"type": "asha"}, "fixed": {"epochs": 0}},
         {"space": {"lr": {"loguniform": [0, 1]}}, "search": {"algorithm": "random", "trials": 2}},
+        {"space": {"lr": {"loguniform": [0, 1]}}, "search": {"trials": 2}},
     ],
 )
 def test_one_mistake_is_one_line(changes):

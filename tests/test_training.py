@@ -137,6 +137,19 @@ def test_a_last_batch_of_one_image_is_left_out(count, steps):
 
 
 @pytest.mark.gpu
+def test_a_trial_that_takes_over_weights_keeps_its_own_parameters(blobs):
+    donor, taker = begin(blobs, lr=0.05), begin(blobs, lr=0.002, momentum=0.5)
+    donor.step()
+    taker.adopt(donor.state())
+    (group,) = taker.engine.optimizer.param_groups
+    assert (group["lr"], group["momentum"]) == (0.002, 0.5)
+    for name, weights in donor.network.state_dict().items():
+        assert torch.equal(weights, taker.network.state_dict()[name])
+    report = taker.step()
+    assert report["epoch"] == 2
+    assert taker.best_accuracy == report["val_accuracy"]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_a_network_learns_on_a_gpu(blobs):
     parameters = ResNetParameters(batch_size=30, epochs=3, lr=0.05, schedule="onecycle")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuning import ray_settings
@@ -37,7 +38,7 @@ def connect(address: str | None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
         where = address or "this machine"
         reason = str(error).strip().splitlines()[0]
         raise ClusterError(f"Ray on {where} cannot be used: {reason}") from None

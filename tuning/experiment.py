@@ -284,7 +284,8 @@ def _fit(
 
     try:
         with watch, want_of_memory_ends_trials():
-            if missing() > 0:
+            # Tune is not started for trials that are all answered.
+            if missing() > 0 and searcher.answer_first():
                 fit(f"session-{session}", missing(), scheduler)
             if missing() <= 0 and not guard.reason and (runs := searcher.begin_finals()):
                 # Finalists are compared by whole runs, so nothing stops them.

@@ -75,7 +75,8 @@ class Guard(Callback):
             devices = sum(map(device_seconds, list(self.trials.values())))
             if devices >= budget.device_seconds:
                 return _spent("device_seconds", budget.device_seconds)
-        epochs = sum(len(trial.reports) for trial in self.trials.values())
+        run = (trial for trial in self.trials.values() if not trial.answered_from)
+        epochs = sum(len(trial.reports) for trial in run)
         if budget.epochs is not None and epochs >= budget.epochs:
             return _spent("epochs", budget.epochs)
         return ""

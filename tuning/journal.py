@@ -18,7 +18,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuning.record import Event, TrialRecord, answer, apply, suggested, write_atomically
+from tuning.record import (
+    Event,
+    TrialRecord,
+    answer,
+    apply,
+    apply_round,
+    suggested,
+    write_atomically,
+)
 from tuning.samplers import Encoder, optuna_directions
 from tuning.space import Config
 from tuning.study import Study
@@ -66,6 +74,8 @@ class Journal:
         if event["event"] == "known":
             for result in event["results"]:
                 self._add_known(result)
+        elif event["event"] == "round":
+            apply_round(self._trials, event)
         elif event["event"] == "trial":
             self._trials[event["trial"]] = suggested(event)
             self._create(event["trial"])

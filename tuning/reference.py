@@ -87,7 +87,9 @@ Optuna search what is known; it is written into the study's own record, which a 
 Under PBT and PB2 all trials train side by side. Every `perturb_epochs` they wait for each other;
 then the worst quarter takes over weights from the best quarter and goes on with perturbed
 parameters. The record holds each such round, `weights_from` in `trials.csv` names the donors, and a
-trial's row has the parameters with which it ended and its best epoch since then.
+trial's row has the parameters with which it ended and its best epoch since then. A class of your
+own gets the donor's state by `adopt(state)`, or if it has none by `restore(state)`; what that holds
+of the donor's parameters, such as an optimizer's learning rate, it has to set back to its own.
 
 ## Several objectives, constraints, finalists
 

@@ -66,7 +66,8 @@ class Table:
         study = load(folder / "study.yaml")
         if study.search.algorithm != "grid":
             raise TableError(f"{folder}: only a grid search leaves a whole table to replay")
-        table = cls(study, {_key(t.config): t for t in trials.values() if t.finished})
+        rows = {_key(_complete(study, t.config)): t for t in trials.values() if t.finished}
+        table = cls(study, rows)
         missing = sum(_key(config) not in table.rows for config in preview_configs(study))
         if missing:
             raise TableError(f"{folder}: {missing} configurations of its grid are not recorded")
@@ -87,6 +88,11 @@ class Table:
         return float(
             sum(row.reports[-1]["total_seconds"] for row in self.rows.values() if row.reports)
         )
+
+
+def _complete(study: Study, config: Config) -> Config:
+    """Return a recorded configuration with parameters that came up later at their defaults."""
+    return study.complete({key: value for key, value in config.items() if key != "seed"})
 
 
 def _key(config: Config) -> Any:

@@ -148,9 +148,10 @@ class ResNetTraining:
         self.best_accuracy = -1.0
         p = self.parameters
         for group in self.engine.optimizer.param_groups:
-            group["lr"], group["weight_decay"] = p.lr, p.weight_decay
-            if "momentum" in group:
-                group["momentum"] = p.momentum
+            group["weight_decay"] = p.weight_decay
+            if self.engine.schedule is None:  # else it sets these two
+                group["lr"] = p.lr
+                group |= {"momentum": p.momentum} if "momentum" in group else {}
 
     def _test(self) -> dict[str, Any]:
         self.network.load_state_dict(self.best_weights)

@@ -168,7 +168,8 @@ class Rounds(FIFOScheduler):
         self._on_round = on_round
 
     def on_trial_add(self, controller: Any, trial: Any) -> None:
-        config = {key: value for key, value in trial.config.items() if key != "trial"}
+        own = ("trial", "gpu_share")
+        config = {key: value for key, value in trial.config.items() if key not in own}
         self.join(_named(trial).trial_id, config)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -196,7 +197,7 @@ class Rounds(FIFOScheduler):
             configs = self.play_if_due()
             for trial in live:
                 if (name := _named(trial).trial_id) in configs:
-                    trial.set_config({"trial": name} | configs[name].config)
+                    trial.set_config(trial.config | configs[name].config)
         waiting = [
             (self._standings[name].epoch, name, trial)
             for trial in live

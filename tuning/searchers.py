@@ -391,13 +391,7 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial: an unfinished one first."""
-        trial = self._next()
-        while trial is not None and (source := self._equal(trial)):
-            now = time.time()
-            self.record.append("answer", time=now, trial=trial.trial, of=source.trial)
-            answer(trial, source, now)
-            self.strategy.tell(trial.trial, *outcome(self.study, trial))
-            trial = self._next()
+        trial = self._next_to_run()
         if trial is None:
             return str(Searcher.FINISHED)
         self._by_tune_id[trial_id] = trial
@@ -405,6 +399,25 @@ class StudySearcher(Searcher):
         unread = self.study.finalists is not None and not trial.finalist_of
         own = {"trial": trial.trial} | share | ({"reads_test": False} if unread else {})
         return own | trial.last_config()
+
+    def answer_first(self) -> bool:
+        """Answer the trials to come that the record answers; return whether one is left to run."""
+        if not self.study.search.answer_repeats:
+            return True
+        trial = self._next_to_run()
+        if trial is not None:
+            self.unfinished.insert(0, trial)
+        return trial is not None
+
+    def _next_to_run(self) -> TrialRecord | None:
+        trial = self._next()
+        while trial is not None and (source := self._equal(trial)):
+            now = time.time()
+            self.record.append("answer", time=now, trial=trial.trial, of=source.trial)
+            answer(trial, source, now)
+            self.strategy.tell(trial.trial, *outcome(self.study, trial))
+            trial = self._next()
+        return trial
 
     def _next(self) -> TrialRecord | None:
         """Return an unfinished trial, or a new one that is in the record; None after the last."""

@@ -442,7 +442,8 @@ def with_default_scheduler(study: Study, written: Study) -> Study:
 
     It is ASHA where the search is the default one too and trials have several epochs, with the
     reduction factor of its paper, 4. On the recorded table of ResNets (`tests/benchmarks`) 3 does
-    as well; on that of SVMs it stops the best ones too often.
+    as well; on that of SVMs it stops the best ones too often. An objective that an early stop cuts
+    short, such as the training time, leaves all trials whole.
 
     Args:
         study: with its search.
@@ -450,6 +451,8 @@ def with_default_scheduler(study: Study, written: Study) -> Study:
     """
     named = written.search.model_fields_set | written.scheduler.model_fields_set
     if {"algorithm", "type"} & named or study.search.algorithm == "grid" or study.max_epochs() == 1:
+        return study
+    if any(metric in CUT_SHORT for metric in study.search.directions()):
         return study
     chosen: dict[str, Any] = {"type": "asha"}
     if "reduction_factor" not in named:
@@ -512,7 +515,9 @@ def _large(number: int) -> str:
 
 def _section_problems(study: Study) -> Iterator[Problem]:
     search, resources = study.search, study.resources
-    chosen = ("search.algorithm",)
+    # An algorithm that the file leaves open follows from the space.
+    open_choice = "algorithm" not in search.model_fields_set
+    chosen = ("search.algorithm", *(("space",) if open_choice else ()))
     if abs(sum(study.dataset.split) - 1) > 1e-6:
         total = round(sum(study.dataset.split), 6)
         yield Problem("dataset.split", f"must sum to 1, but {study.dataset.split} sums to {total}")
@@ -845,6 +850,12 @@ def _handing_on_problems(study: Study) -> Iterator[Problem]:
             "scheduler.perturb_epochs",
             f"got {scheduler.perturb_epochs}, but trials end after {study.max_epochs()} epochs",
         )
+    if study.resources.workers > 1:
+        yield Problem(
+            "resources.workers",
+            f"got {study.resources.workers}, but {scheduler.type} hands weights on between trials "
+            "of one worker",
+        )
     if "svm" in study.trainables():
         yield Problem(
             "scheduler.type",
@@ -877,7 +888,9 @@ def _mutation_problems(study: Study) -> Iterator[Problem]:
             text = "is no range; pb2 takes only uniform, loguniform, int and logint"
         elif study.trainables() == {"resnet"} and key not in MUTABLE:
             text = f"cannot change while a network trains; what can: {', '.join(MUTABLE)}"
-        elif key == "lr" and any("onecycle" in _values(way.get("schedule")) for way in every):
+        elif key in ("lr", "momentum") and any(
+            "onecycle" in _values(way.get("schedule")) for way in every
+        ):
             text = "follows the one-cycle schedule; write `schedule: constant`"
         if text:
             yield Problem("scheduler.mutate", f"{key} {text}")

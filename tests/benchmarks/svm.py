@@ -1,9 +1,9 @@
 """SVMs on FashionMNIST: ours against stock scikit-learn, and a grid search that stops early.
 
-Ours is scikit-learn-intelex in float64, on all CPUs. In float32 its fits take half the time, but at
-10,000 images one of the 45 one-vs-one machines of the RBF kernel ended elsewhere (its decision
-values off by 1.1 on average), and 0.36 % of the predictions differed; so float32 is not used. A
-larger kernel cache (`cache_size` 1000) gained nothing.
+Ours is scikit-learn-intelex in float64, on all CPUs. In float32 its fits took 0.5 to 1.2 times as
+long, but at 10,000 images one of the 45 one-vs-one machines of the RBF kernel ended elsewhere (its
+decision values off by 1.1 on average), and 0.36 % of the predictions differed; so float32 is not
+used. A larger kernel cache (`cache_size` 1000) gained nothing.
 
 Stock SVC has one thread: the stock fits of both kernels run at the same time, one per CPU.
 

@@ -2,9 +2,10 @@
 
 The plain script is what one writes first: torchvision's FashionMNIST with per-image transforms, a
 DataLoader with two workers, fp32 and Adam. Both train on the same images, ours on uint8 tensors
-that stay in memory. Each measurement is repeated; the first of each is a warm-up and not counted.
+that stay in memory. Each measurement is repeated with another seed; the first of each is a warm-up
+and not counted. After its epoch each network is validated on the same images, outside of the time.
 
-    python -m tests.benchmarks.training
+    python -m tests.benchmarks.training [--quick]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -23,8 +25,9 @@ from rich.table import Table
 from torch.nn import functional as F  # noqa: N812
 from torchvision import transforms
 
+from tests.benchmarks.machine import describe
 from tuning.data import ImageData, load_dataset
-from tuning.environment import cpu_name, measure_peaks
+from tuning.environment import measure_peaks
 from tuning.models import count_gflops
 from tuning.parameters import ResNetParameters
 from tuning.resnet import ResNetTraining
@@ -54,8 +57,9 @@ class PlainImages(torch.utils.data.Dataset):
         return self.transform(self.images[index]), int(self.labels[index])
 
 
-def plain_rate(data: ImageData, images: int, size: int) -> float:
-    """Return images per second of the plain script at batch 16."""
+def plain(data: ImageData, images: int, size: int, seed: int) -> tuple[float, float]:
+    """Return images per second and validation percent of the plain script at batch 16."""
+    torch.manual_seed(seed)
     dataset = PlainImages(data, data.train[:images], size)
     loader = torch.utils.data.DataLoader(dataset, 16, shuffle=True, num_workers=2)
     network = torchvision.models.resnet18(weights=None, num_classes=10)
@@ -66,44 +70,67 @@ def plain_rate(data: ImageData, images: int, size: int) -> float:
         optimizer.zero_grad()
         F.cross_entropy(network(batch), labels).backward()
         optimizer.step()
-    return images / (time.perf_counter() - started)
+    rate = images / (time.perf_counter() - started)
+    network.eval()
+    held_out = torch.utils.data.DataLoader(PlainImages(data, data.val, size), 250)
+    with torch.inference_mode():
+        right = sum(int((network(batch).argmax(1) == labels).sum()) for batch, labels in held_out)
+    return rate, 100 * right / len(data.val)
 
 
-def our_rate(data: ImageData, images: int, size: int, batch_size: int) -> float:
-    """Return images per second of one epoch of ours, training alone."""
+def ours(
+    data: ImageData, images: int, size: int, seed: int, batch_size: int
+) -> tuple[float, float]:
+    """Return images per second and validation percent of one epoch of ours."""
     allotment = Allotment(cpus=psutil.cpu_count() or 1, gpus=0)
     allotment.apply()
     parameters = ResNetParameters(
         image_size=size, batch_size=batch_size, optimizer="adam", lr=1e-3, epochs=2,
         train_size=images, device="cpu",
     )  # fmt: skip
-    return float(ResNetTraining(parameters, data, 0, allotment).step()["images_per_second"])
+    report = ResNetTraining(parameters, data, seed, allotment).step()
+    return report["images_per_second"], report["val_accuracy"]
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--quick", action="store_true", help="512 images, one repetition")
+    parser.add_argument("--size", type=int, default=64, help="pixels per side")
+    parser.add_argument("--data", default="data", help="folder of the data set's files")
     options = parser.parse_args()
-    data = load_dataset("fashion_mnist", Dataset())
-    rows: dict[str, Callable[[], float]] = {
-        "plain script, batch 16": lambda: plain_rate(data, options.images, options.size),
-        "ours, batch 16": lambda: our_rate(data, options.images, options.size, 16),
-        "ours, batch 128": lambda: our_rate(data, options.images, options.size, 128),
+    images, repeats = (512, 1) if options.quick else (4096, 3)
+    data = load_dataset("fashion_mnist", Dataset(folder=options.data))
+    data = replace(data, val=data.val[:2000])
+    rows: dict[str, Callable[[int], tuple[float, float]]] = {
+        "plain script, batch 16": lambda seed: plain(data, images, options.size, seed),
+        "ours, batch 16": lambda seed: ours(data, images, options.size, seed, 16),
+        "ours, batch 128": lambda seed: ours(data, images, options.size, seed, 128),
     }
     rates: dict[str, list[float]] = {name: [] for name in rows}
-    for repeat in range(options.repeats + 1):
+    accuracies: dict[str, list[float]] = {name: [] for name in rows}
+    for seed in range(repeats + 1):
         for name, measure in rows.items():
-            rate = measure()
-            if repeat:
+            rate, accuracy = measure(seed)
+            if seed:
                 rates[name].append(rate)
+                accuracies[name].append(accuracy)
     base = statistics.median(rates["plain script, batch 16"])
     peak = measure_peaks()["bf16_gflops"]
     gflops = 3 * count_gflops("resnet18", "standard", 10, options.size)
-    table = Table(title=f"ResNet-18, {options.size} px, Adam, {options.images} images")
-    for column in ("", "images/s", "spread", "n", "ratio", "GFLOP/s", "% of bf16 peak"):
+    table = Table(title=f"ResNet-18, {options.size} px, Adam, {images} images")
+    columns = (
+        "",
+        "images/s",
+        "spread",
+        "n",
+        "ratio",
+        "GFLOP/s",
+        "% of bf16 peak",
+        "val %",
+        "spread",
+    )
+    for column in columns:
         table.add_column(column, justify="right" if column else "left")
     for name, values in rates.items():
         rate = statistics.median(values)
@@ -115,9 +142,11 @@ def main() -> None:
             f"{rate / base:.2f}",
             f"{rate * gflops:.0f}",
             f"{100 * rate * gflops / peak:.0f}",
+            f"{statistics.median(accuracies[name]):.1f}",
+            f"{min(accuracies[name]):.1f}-{max(accuracies[name]):.1f}",
         )
     console = Console(width=110)
-    console.print(f"{cpu_name()}, {psutil.cpu_count()} CPUs, torch {torch.__version__}")
+    console.print(describe("torch"))
     console.print(table)
 
 
