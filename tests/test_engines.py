@@ -29,9 +29,9 @@ STUDY = MINIMAL | {
     },
 }  # fmt: skip
 ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": {"grid": [0, 1]}}}
-#: With one worker, six digits were equal. With two, the sums have another order, and rounding grows:
+#: With one worker, six digits were equal. With two, sums have another order, and rounding grows:
 #: measured 0.1 %, 0.9 % and 3.0 % of the loss after 1, 2 and 3 epochs, while the gradient of one
-#: step is as near to that in double precision as the gradient of one process is (1e-3). DeepSpeed's
+#: step is as near to that in double precision as that of one process is (1e-3). DeepSpeed's
 #: default clipping, which the settings turn off, more than doubled the loss at the second step.
 ALONE, TOGETHER = 1e-3, 0.05
 
