@@ -158,7 +158,12 @@ def _refuse_lost_record(folder: Path, events: list[Event]) -> None:
 def _study_of(folder: Path, last: Event, settings: Sequence[str], console: Console) -> Study:
     """Return the study of a folder; if its file is damaged, as the record has it."""
     try:
-        return load(folder / STUDY, settings)
+        study = load(folder / STUDY, settings)
+        # It was written with every key: half of it may still be a study, with other limits.
+        written = study.model_dump(by_alias=True, exclude_unset=True)
+        if lost := [key for key in last.get("study", {}) if key not in written]:
+            raise StudyError([f"{folder / STUDY}: is cut short: it lacks {lost[0]}"])
+        return study
     except StudyError as error:
         if "study" not in last or settings:
             raise
