@@ -24,16 +24,17 @@ from tuning.training import Precision
 STUDY = MINIMAL | {
     "name": "engines",
     "fixed": {
-        "epochs": 3, "train_size": 203, "batch_size": 64, "stem": "small", "lr": 0.002,
+        "epochs": 3, "train_size": 203, "batch_size": 64, "stem": "small", "lr": 0.0002,
         "precision": "fp32",
     },
 }  # fmt: skip
-ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": {"grid": [0, 1]}}}
-#: With one worker, six digits were equal. With two, sums have another order, and rounding grows:
-#: measured 0.1 %, 0.9 % and 3.0 % of the loss after 1, 2 and 3 epochs, while the gradient of one
-#: step is as near to that in double precision as that of one process is (1e-3). DeepSpeed's
-#: default clipping, which the settings turn off, more than doubled the loss at the second step.
-ALONE, TOGETHER = 1e-3, 0.05
+ENGINES = {"ddp": {}, "deepspeed": {"zero_stage": 1}}
+#: With one worker, six digits were equal. With two, sums have another order, and rounding grows: at
+#: a rate of 0.002, a change of the initial weights by 1e-7 alone moved the loss of one process by
+#: 7.5 % after three epochs, and two workers were 10 % off. At 0.0002 that change moved it by 0.4 %
+#: and two workers were 0.2 % off, while gradients added instead of averaged, as with twice the
+#: rate, would be several percent off.
+ALONE, TOGETHER = 1e-3, 0.01
 
 
 def losses(folder):
@@ -73,7 +74,7 @@ def alone(address, tmp_path_factory):
 def test_all_engines_make_the_same_losses_with_one_worker(alone):
     found = losses(alone)
     native = found[("native", 0)]
-    assert len(found) == 4
+    assert len(found) == 3
     assert native[-1] < native[0] < 2.5
     for name, curve in found.items():
         assert curve == pytest.approx(native, rel=ALONE), name
