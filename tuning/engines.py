@@ -13,7 +13,7 @@ trial, and nothing else.
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tuning.training import Precision
+
+
+class Parts(NamedTuple):
+    """What an engine trains: the network on its device, and how its weights are stepped."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler | None
+    precision: Precision
+    device: torch.device
 
 
 class Native:
@@ -40,18 +50,11 @@ class Native:
     workers = 1
     sharded = False
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        schedule: LRScheduler | None,
-        precision: Precision,
-        device: torch.device,
-    ) -> None:
-        self.network = network
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaling)
+    def __init__(self, parts: Parts) -> None:
+        self.network = parts.network
+        self.optimizer = parts.optimizer
+        self.schedule = parts.schedule
+        self.scaler = torch.amp.GradScaler(parts.device.type, enabled=parts.precision.scaling)
 
     def share(self, batch: Tensor) -> Tensor:
         """Return this worker's part of a batch that all workers drew alike."""
@@ -97,19 +100,12 @@ class Parallel(Native):
         VLDB 2020.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        schedule: LRScheduler | None,
-        precision: Precision,
-        device: torch.device,
-    ) -> None:
-        super().__init__(network, optimizer, schedule, precision, device)
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
-        self.network = self._wrap(network, precision)
+        self.network = self._wrap(parts.network)
 
-    def _wrap(self, network: nn.Module, precision: Precision) -> nn.Module:
+    def _wrap(self, network: nn.Module) -> nn.Module:
         # Running statistics of batch norm are equal on all workers already.
         return DistributedDataParallel(network, broadcast_buffers=False)
 
@@ -130,35 +126,23 @@ class DeepSpeed(Parallel):
         SC 2020.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        schedule: LRScheduler | None,
-        precision: Precision,
-        device: torch.device,
-        *,
-        stage: Literal[0, 1, 2],
-        batch_size: int,
-    ) -> None:
+    def __init__(self, parts: Parts, *, stage: Literal[0, 1, 2], batch_size: int) -> None:
         """Wrap a network and its optimizer.
 
         Args:
-            network: on its device.
-            optimizer: of the network's parameters; ZeRO makes it step its shard of them.
-            schedule: of that optimizer's learning rate.
-            precision: of forward and backward passes.
-            device: of the network.
+            parts: ZeRO makes the optimizer step its shard of the network's parameters.
             stage: of ZeRO.
             batch_size: images per step over all workers.
 
         Raises:
             ModuleNotFoundError: DeepSpeed is not installed.
         """
-        self.settings = DeepSpeedSettings.of(stage, precision, batch_size, dist.get_world_size())
-        super().__init__(network, optimizer, schedule, precision, device)
+        self.settings = DeepSpeedSettings.of(
+            stage, parts.precision, batch_size, dist.get_world_size()
+        )
+        super().__init__(parts)
 
-    def _wrap(self, network: nn.Module, precision: Precision) -> nn.Module:
+    def _wrap(self, network: nn.Module) -> nn.Module:
         if not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"
         # It sends the weights to the other workers as bytes, for which they may not be strided.

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from tuning.data import ImageData, training_subset
-from tuning.engines import DeepSpeed, Native, Parallel, synchronize_batch_norm
+from tuning.engines import DeepSpeed, Native, Parallel, Parts, synchronize_batch_norm
 from tuning.models import build_resnet, count_gflops, count_parameters
 from tuning.parameters import ResNetParameters
 from tuning.resources import Allotment
@@ -201,14 +201,14 @@ class ResNetTraining:
         if p.schedule == "onecycle":
             steps = len(self.batches) * p.epochs
             schedule = OneCycleLR(optimizer, p.lr, total_steps=steps + 1, cycle_momentum=False)
-        parts = (self.network, optimizer, schedule, self.precision, self.device)
+        parts = Parts(self.network, optimizer, schedule, self.precision, self.device)
         match p.engine:
             case "native":
-                return Native(*parts)
+                return Native(parts)
             case "ddp":
-                return Parallel(*parts)
+                return Parallel(parts)
             case "deepspeed":
-                return DeepSpeed(*parts, stage=p.zero_stage, batch_size=p.batch_size)
+                return DeepSpeed(parts, stage=p.zero_stage, batch_size=p.batch_size)
 
 
 def _build_optimizer(p: ResNetParameters, network: nn.Module) -> torch.optim.Optimizer:
