@@ -5,6 +5,10 @@ have two to four rows but hundreds of channels: at 512 channels and 2x2 pixels, 
 and backward together took 102 ms as a convolution and 10 ms as a matrix product (bf16 with AMX,
 one thread, torch 2.14). The unfolding is Chellapilla, Puri and Simard's ("High performance
 convolutional neural networks for document processing", 2006).
+
+Where an image has fewer pixels than the kernel has weights, most of an unfolded patch is padding: 5
+of 9 pixels at 2x2, 8 of 9 at 1x1. There each output pixel is connected with each input pixel, as
+in a fully connected layer, and nothing is multiplied by the padding.
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ class Convolution(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             input, weight = input.to(dtype), weight.to(dtype)
-        output: Tensor = _Product.apply(input, weight, stride, padding)
+        product = _Product if size * size <= input.shape[2] * input.shape[3] else _Connection
+        output: Tensor = product.apply(input, weight, stride, padding)
         return output
 
 
@@ -75,6 +80,58 @@ class _Product(torch.autograd.Function):
         shares = (flat @ _matrix(weight)).view(*gradient.shape[:3], size, size, -1)
         of_images = _scatter(shares, ctx.pixels, ctx.stride, ctx.padding)
         return of_images.permute(0, 3, 1, 2), of_weight, None, None
+
+
+class _Connection(torch.autograd.Function):
+    """A convolution of images with fewer pixels than the kernel, as a fully connected layer."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        height, width = images.shape[2:]
+        outputs = [(n + 2 * padding - weight.shape[2]) // stride + 1 for n in (height, width)]
+        rows = _taps(outputs[0], height, weight.shape[2], stride, padding)
+        columns = _taps(outputs[1], width, weight.shape[2], stride, padding)
+        kernel = weight.permute(0, 2, 3, 1)
+        count, _, _, channels = kernel.shape
+        blocks = weight.new_zeros(*outputs, count, height, width, channels)
+        for to_row, row, tap_row in rows:
+            for to_column, column, tap_column in columns:
+                blocks[to_row, to_column, :, row, column] = kernel[:, tap_row, tap_column]
+        matrix = blocks.view(-1, height * width * channels)
+        flat = _channels_last(images).reshape(len(images), -1)
+        ctx.save_for_backward(flat, matrix)
+        ctx.rows, ctx.columns, ctx.blocks, ctx.kernel = rows, columns, blocks.shape, kernel.shape
+        return (flat @ matrix.t()).view(len(images), *outputs, count).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        images, matrix = ctx.saved_tensors
+        flat = _channels_last(gradient).reshape(len(gradient), -1)
+        blocks = (flat.t().contiguous() @ images).view(ctx.blocks)
+        # Up to four products meet in one weight: added up in float32, rounded once.
+        of_weight = torch.zeros(ctx.kernel, dtype=torch.promote_types(blocks.dtype, torch.float32))
+        for to_row, row, tap_row in ctx.rows:
+            for to_column, column, tap_column in ctx.columns:
+                of_weight[:, tap_row, tap_column] += blocks[to_row, to_column, :, row, column]
+        of_weight = of_weight.to(matrix.dtype).permute(0, 3, 1, 2)
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, None, None
+        _, _, _, height, width, channels = ctx.blocks
+        of_images = (flat @ matrix).view(-1, height, width, channels)
+        return of_images.permute(0, 3, 1, 2), of_weight, None, None
+
+
+def _taps(
+    outputs: int, inputs: int, size: int, stride: int, padding: int
+) -> list[tuple[int, int, int]]:
+    """Return output, input and place in the kernel of all that meet along one side."""
+    return [
+        (output, pixel, tap)
+        for output in range(outputs)
+        for pixel in range(inputs)
+        if 0 <= (tap := pixel + padding - stride * output) < size
+    ]
 
 
 def _channels_last(images: Tensor) -> Tensor:
