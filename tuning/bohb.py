@@ -219,7 +219,7 @@ def _number(distribution: BaseDistribution, value: Any) -> float:
         case IntDistribution(log=True):
             return int(value)
         case IntDistribution(low=low, step=step) | FloatDistribution(low=low, step=float(step)):
-            return round((value - low) / step)
+            return round(float(value - low) / step)
         case FloatDistribution(low=low, high=high, log=True):
             return float(math.log(value / low) / math.log(high / low))
         case FloatDistribution(low=low, high=high):
