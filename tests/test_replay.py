@@ -147,6 +147,16 @@ def test_the_recorded_tables_can_be_replayed(name):
     assert play(table, Search(algorithm="optuna", trials=4), Scheduler(type="asha")).trials == 4
 
 
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband"])
+def test_a_table_is_searched_by_bohb(scheduler):
+    table = Table.read(ROOT / "tests" / "benchmarks" / "tables" / "fashion_resnet")
+    search = Search(algorithm="bohb", trials=24)
+    first, again = (play(table, search, Scheduler(type=scheduler)) for _ in range(2))
+    assert first.trials == 24
+    assert 24 < first.epochs == again.epochs
+    assert [step.value for step in first.steps] == [step.value for step in again.steps]
+
+
 def test_an_unfinished_table_is_refused(tmp_path):
     folder = write_table(tmp_path / "part", count=5)
     with pytest.raises(TableError, match="3 configurations of its grid are not recorded"):
@@ -164,7 +174,7 @@ def test_the_command_prints_a_summary_and_refuses_what_it_cannot_replay(tmp_path
     assert "reached the target" in done.stdout
     for options, message in (
         (("--scheduler", "pbt"), "--scheduler: got 'pbt'; allowed: fifo, asha"),
-        (("--search", "bogus"), "--search: got 'bogus'; allowed: grid, tpe"),
+        (("--search", "bogus"), "--search: got 'bogus'; allowed: grid, bohb, tpe"),
     ):
         refused = tuning_command("replay", folder, *options)
         assert refused.returncode == 2

@@ -29,7 +29,7 @@ STUDY = {
 }
 SEARCHES = {
     "tpe": "asha", "gp": "median", "cmaes": "fifo", "nsga2": "asha", "qmc": "median",
-    "random": "hyperband", "grid": "fifo",
+    "random": "hyperband", "grid": "fifo", "bohb": "asha",
 }  # fmt: skip
 
 
@@ -61,6 +61,9 @@ def test_a_search_is_deterministic_and_survives_a_resume(tmp_path, address, samp
     search = {"algorithm": "optuna", "sampler": sampler, "trials": 12, "seed": 3,
               "metric": "score", "max_concurrent": 1}  # fmt: skip
     study = STUDY | {"search": search, "scheduler": {"type": scheduler}}
+    if sampler == "bohb":
+        del search["sampler"]
+        search["algorithm"] = "bohb"
     if sampler == "grid":
         study["search"] = {"metric": "score", "seed": 3, "max_concurrent": 1}
         rates = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]

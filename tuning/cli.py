@@ -171,7 +171,9 @@ def data(
 @app.command()
 def replay(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Folder of a finished grid.")],
-    search: Annotated[str, typer.Option(help="grid, random, or a sampler of Optuna.")] = "tpe",
+    search: Annotated[
+        str, typer.Option(help="grid, random, bohb, or a sampler of Optuna.")
+    ] = "tpe",
     scheduler: Annotated[str, typer.Option(help="fifo, asha, hyperband or median.")] = "asha",
     slots: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 30,

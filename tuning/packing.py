@@ -23,7 +23,7 @@ from tuning.probe import gpu_names
 from tuning.resources import Request, request
 from tuning.searchers import count_trials, strategy
 from tuning.space import Config
-from tuning.study import Study, svm_epochs
+from tuning.study import LEARNING, Study, svm_epochs
 
 #: The power of the number of images with which an SVM's time grows (scikit-learn-intelex 2026.2,
 #: between 10,000 and 49,000 images of FashionMNIST).
@@ -117,7 +117,7 @@ def _probe_basis(study: Study, scale: float) -> Iterator[str]:
     yield "seconds count from the first trial's start, when Ray is up"
     if scale != 1:
         yield f"the first {PREVIEW} trials stand for the others"
-    if study.search.algorithm == "optuna":
+    if study.search.algorithm in LEARNING:
         yield "what the search learns changes which configurations come; that is not foreseen"
     if study.scheduler.type == "asha":
         yield "ASHA's stops are simulated with random scores"

@@ -28,7 +28,7 @@ from tuning.samplers import tuned
 from tuning.schedulers import build_scheduler, concurrency
 from tuning.searchers import Strategy, metric_value, outcome, preview_configs, strategy
 from tuning.space import Branch, Choice, Config, Entry, Grid, Ordinal, Space
-from tuning.study import Scheduler, Search, Study
+from tuning.study import Scheduler, Search, Study, missing_for_bohb
 from tuning.study_file import load
 
 #: Schedulers that a table can answer: it does not know what PBT's new configurations would give.
@@ -312,6 +312,7 @@ class Simulation:
             trial.reported += 1
             self.course.epochs += 1
             self._note_best(now, trial)
+            self._decide(now, lambda: self._pass_on(trial))
         last = trial.reported == len(trial.row.reports)
         action = self._decide(now, lambda: self._judge(trial, last))
         if action == TrialScheduler.CONTINUE:
@@ -322,6 +323,12 @@ class Simulation:
             trial.status = Trial.PAUSED
         else:
             self._decide(now, lambda: self._end(trial))
+
+    def _pass_on(self, trial: _SimulatedTrial) -> None:
+        """Tell the searcher a report."""
+        report = trial.row.reports[trial.reported - 1]
+        if (value := report.get(self.study.search.metric)) is not None:
+            self.strategy.report(trial.trial_id, report.get("epoch", 1), value)
 
     def _judge(self, trial: _SimulatedTrial, last: bool) -> str:
         if last and trial.row.status == "failed":
@@ -375,7 +382,7 @@ def summary(
 
     Args:
         folder: of the table.
-        search: `grid`, `random`, or a sampler.
+        search: `grid`, `bohb`, or a sampler of Optuna's.
         scheduler: its type.
         slots: trials at once.
         seeds: how many repetitions.
@@ -423,11 +430,12 @@ def _search(table: Table, name: str, trials: int | None) -> Search:
     if name == "grid":
         return Search.model_validate({"algorithm": "grid"} | common)
     samplers = get_args(Search.model_fields["sampler"].annotation)
-    if name not in samplers:
-        raise TableError(f"--search: got {name!r}; allowed: grid, {', '.join(samplers)}")
-    count = trials or len(table.rows)
-    values = {"algorithm": "optuna", "sampler": name, "trials": count} | common
-    return Search.model_validate(values)
+    if name not in ("bohb", *samplers):
+        raise TableError(f"--search: got {name!r}; allowed: grid, bohb, {', '.join(samplers)}")
+    if name == "bohb" and (text := missing_for_bohb()):
+        raise TableError(f"--search: {text}")
+    chosen = {"algorithm": "bohb"} if name == "bohb" else {"algorithm": "optuna", "sampler": name}
+    return Search.model_validate(chosen | {"trials": trials or len(table.rows)} | common)
 
 
 def median_interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:

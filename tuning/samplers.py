@@ -51,6 +51,13 @@ def build_sampler(study: Study) -> BaseSampler:
             return samplers.RandomSampler(seed=seed)
 
 
+def optuna_study(study: Study, sampler: BaseSampler) -> optuna.Study:
+    """Return an Optuna study in memory, which says nothing on the console."""
+    # Optuna announces every trial on the console; the progress table does that.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(sampler=sampler, directions=optuna_directions(study))
+
+
 def optuna_directions(study: Study) -> list[StudyDirection]:
     """Return the directions of a study's objectives, the first one first."""
     return [

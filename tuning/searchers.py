@@ -29,7 +29,7 @@ from tuning.record import (
     read_trials,
     suggested,
 )
-from tuning.samplers import Encoder, build_sampler, optuna_directions, tuned
+from tuning.samplers import Encoder, build_sampler, optuna_study, tuned
 from tuning.space import Config, draw, expand
 from tuning.study import Study
 from tuning.study_file import StudyError, load
@@ -56,6 +56,9 @@ class Strategy(Protocol):
     def ask(self, trial: str) -> Config | None:
         """Return the configuration of the next trial; None when there are no more."""
 
+    def report(self, trial: str, epoch: float, value: float) -> None:
+        """Take the metric of a running trial after an epoch."""
+
     def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
         """Take the metric of a finished trial, None for a failed one."""
 
@@ -75,6 +78,9 @@ class Listed:
 
     def ask(self, trial: str) -> Config | None:
         return next((c for c in self._configs if c not in self._adopted), None)
+
+    def report(self, trial: str, epoch: float, value: float) -> None:
+        """Learn nothing."""
 
     def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
         """Learn nothing."""
@@ -101,9 +107,9 @@ class Sampled:
         self._trials: dict[str, optuna.Trial] = {}
         self._outside: set[str] = set()
         self._tried: set[Any] = set()
-        self._optuna = _optuna_study(study, build_sampler(study))
+        self._optuna = optuna_study(study, build_sampler(study))
         seed = study.search.seed
-        self._draws = _optuna_study(study, optuna.samplers.RandomSampler(seed=seed))
+        self._draws = optuna_study(study, optuna.samplers.RandomSampler(seed=seed))
         for point in study.search.points:
             if point.result is None:
                 self._optuna.enqueue_trial(Encoder(self._space, point.values).params)
@@ -131,6 +137,9 @@ class Sampled:
         known = Encoder(self._space, values)
         self._add(known.params, known.distributions, value, violations)
         self._tried.add(tuned(known.config))
+
+    def report(self, trial: str, epoch: float, value: float) -> None:
+        """Learn nothing: what a trial is worth is told at its end."""
 
     def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
         if trial in self._outside:
@@ -211,7 +220,16 @@ class _Fixed:
 
 def strategy(study: Study) -> Strategy:
     """Return the strategy that a study asks for, at its beginning."""
-    return Sampled(study) if study.search.algorithm == "optuna" else Listed(listed_configs(study))
+    match study.search.algorithm:
+        case "optuna":
+            return Sampled(study)
+        case "bohb":
+            # An optional package, which takes a second to import.
+            from tuning.bohb import Bohb
+
+            return Bohb(study)
+        case _:
+            return Listed(listed_configs(study))
 
 
 def listed_configs(study: Study) -> Iterator[Config]:
@@ -242,18 +260,12 @@ def _grid(study: Study) -> Iterator[Config]:
 
 
 def _drawn(study: Study, count: int) -> Iterator[Config]:
-    draws = _optuna_study(study, optuna.samplers.RandomSampler(seed=study.search.seed))
+    draws = optuna_study(study, optuna.samplers.RandomSampler(seed=study.search.seed))
     space = study.full_space()
     for _ in range(count):
         trial = draws.ask()
         yield draw(space, trial)
         draws.tell(trial, state=optuna.trial.TrialState.FAIL)
-
-
-def _optuna_study(study: Study, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-    # Optuna announces every trial on the console; the progress table does that.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(sampler=sampler, directions=optuna_directions(study))
 
 
 def metric_value(study: Study, trial: TrialRecord) -> float | None:
@@ -366,6 +378,8 @@ class StudySearcher(Searcher):
         self._final_runs: list[Run] | None = None
         self.unfinished = [t for t in self.searched() if not t.finished]
         self._by_tune_id: dict[str, TrialRecord] = {}
+        # In the record's order, so that a resumed study learns them in the same one.
+        record.listeners.append(self._hear)
 
     def searched(self) -> list[TrialRecord]:
         """Return the trials of the search itself, without the finalists' runs."""
@@ -415,7 +429,7 @@ class StudySearcher(Searcher):
             now = time.time()
             self.record.append("answer", time=now, trial=trial.trial, of=source.trial)
             answer(trial, source, now)
-            self.strategy.tell(trial.trial, *outcome(self.study, trial))
+            self._tell_answer(trial)
             trial = self._next()
         return trial
 
@@ -466,6 +480,20 @@ class StudySearcher(Searcher):
         status = "completed" if result.get("final") else "stopped"
         self.strategy.tell(trial.trial, *outcome(self.study, replace(trial, status=status)))
 
+    def _hear(self, event: Event) -> None:
+        """Pass on what a trial of the search reports, as the record has it."""
+        if event["event"] == "report" and not self.trials[event["trial"]].finalist_of:
+            self._report(event["trial"], event["metrics"])
+
+    def _report(self, trial: str, metrics: Mapping[str, Any]) -> None:
+        if (value := metrics.get(self.study.search.metric)) is not None:
+            self.strategy.report(trial, metrics.get("epoch", 1), value)
+
+    def _tell_answer(self, trial: TrialRecord) -> None:
+        for metrics in trial.reports:
+            self._report(trial.trial, metrics)
+        self.strategy.tell(trial.trial, *outcome(self.study, trial))
+
     def _replay(self, event: Event) -> None:
         if event["event"] == "trial":
             self.trials[event["trial"]] = suggested(event)
@@ -482,9 +510,11 @@ class StudySearcher(Searcher):
             trial = self.trials[event["trial"]]
             if event["event"] == "answer":
                 answer(trial, self.trials[event["of"]], event["time"])
-            else:
-                apply(trial, event)
-            if event["event"] in ("end", "answer") and not trial.finalist_of:
+                self._tell_answer(trial)
+                return
+            apply(trial, event)
+            self._hear(event)
+            if event["event"] == "end" and not trial.finalist_of:
                 self.strategy.tell(trial.trial, *outcome(self.study, trial))
 
     def _ask_again(self, name: str, config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -44,6 +45,10 @@ NO_DATASET = "none"
 METRICS = {"val_accuracy": "max", "val_loss": "min"}
 #: Parameters of a ResNet that may change while it trains: its weights and optimizer stay.
 MUTABLE = ("lr", "momentum", "weight_decay", "label_smoothing", "batch_size", "augmentation")
+#: Algorithms that learn from results which configuration to try next.
+LEARNING = ("optuna", "bohb")
+#: What `algorithm: bohb` imports.
+BOHB_PACKAGES = ("hpbandster", "ConfigSpace")
 #: ASHA's reduction factor in the default search.
 DEFAULT_REDUCTION = 4
 #: Further ones, which may be an objective beside the first, or be constrained.
@@ -149,10 +154,12 @@ class Constraint(Section):
 class Search(Section):
     """How configurations are chosen."""
 
-    algorithm: Literal["grid", "random", "optuna"] = Field(
+    algorithm: Literal["grid", "random", "optuna", "bohb"] = Field(
         "grid",
-        description="grid: all combinations; random: independent draws; optuna: a sampler. Left "
-        "out, it is optuna where `space` has other domains than `grid`",
+        description="grid: all combinations; random: independent draws; optuna: a sampler; bohb: "
+        "densities of what did well after the most epochs that enough trials have reached (Falkner "
+        "et al. 2018), for Hyperband or ASHA; it needs `pip install -e '.[bohb]'`. Left out, it is "
+        "optuna where `space` has other domains than `grid`",
     )
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"] = Field(
         "tpe",
@@ -160,11 +167,12 @@ class Search(Section):
         "NSGA-II, quasi-Monte Carlo (scrambled Sobol), or independent draws",
     )
     distinct: bool = Field(
-        True, description="optuna: try no configuration twice while another one is left"
+        True, description="optuna, bohb: try no configuration twice while another one is left"
     )
     points: list[Point] = Field(
         default_factory=list,
-        description="optuna: configurations to begin with, or whose results are known",
+        description="optuna, bohb: configurations to begin with, or (optuna) whose results are "
+        "known",
     )
     warm_start: list[str] = Field(
         default_factory=list,
@@ -172,7 +180,7 @@ class Search(Section):
         "run enter the searcher as known results",
     )
     trials: PositiveInt | None = Field(
-        None, description="number of configurations to try (random and optuna; grid tries all)"
+        None, description="number of configurations to try (grid tries all)"
     )
     metric: str = Field(
         "val_accuracy",
@@ -245,7 +253,8 @@ class Scheduler(Section):
         "quarter goes on with the weights and the perturbed parameters of the best one; pb2: "
         "likewise, a Gaussian process chooses the parameters. Left out together with "
         "`search.algorithm`, it is asha where `space` has other domains than `grid` and trials "
-        "several epochs, with `reduction_factor: 4`",
+        "several epochs, with `reduction_factor: 4`; left out under `algorithm: bohb`, it is "
+        "hyperband where trials have several epochs",
     )
     grace_epochs: PositiveInt = Field(
         1, description="asha, median: epochs before a trial may be stopped"
@@ -450,6 +459,9 @@ def with_default_scheduler(study: Study, written: Study) -> Study:
         written: the same as its file has it.
     """
     named = written.search.model_fields_set | written.scheduler.model_fields_set
+    if study.search.algorithm == "bohb" and "type" not in named and study.max_epochs() > 1:
+        scheduler = study.scheduler.model_copy(update={"type": "hyperband"})
+        return study.model_copy(update={"scheduler": scheduler})
     if {"algorithm", "type"} & named or study.search.algorithm == "grid" or study.max_epochs() == 1:
         return study
     if any(metric in CUT_SHORT for metric in study.search.directions()):
@@ -537,8 +549,9 @@ def _section_problems(study: Study) -> Iterator[Problem]:
         why = ", the default where `space` draws values" if search.algorithm == "optuna" else ""
         text = f"is needed by `algorithm: {search.algorithm}`{why}"
         yield Problem("search.trials", text, chosen)
-    if search.algorithm == "optuna" and study.repeats > 1:
-        yield Problem("repeats", "is for grid and random searches; optuna runs each once", chosen)
+    if search.algorithm in LEARNING and study.repeats > 1:
+        text = f"is for grid and random searches; {search.algorithm} runs each once"
+        yield Problem("repeats", text, chosen)
     if search.metric not in METRICS and not own:
         yield Problem(
             "search.metric",
@@ -550,7 +563,29 @@ def _section_problems(study: Study) -> Iterator[Problem]:
         right = METRICS[search.metric]
         text = f"got {search.mode}; {search.metric} is searched by {right}"
         yield Problem("search.mode", text, ("search.metric",))
-    if search.algorithm != "optuna" and (search.points or search.warm_start):
+    yield from _knowledge_problems(search, chosen)
+    if search.algorithm == "bohb" and (text := missing_for_bohb()):
+        yield Problem("search.algorithm", text)
+
+
+def missing_for_bohb() -> str:
+    """Return what to install before BOHB can search, or nothing."""
+    missing = [name for name in BOHB_PACKAGES if importlib.util.find_spec(name) is None]
+    if not missing:
+        return ""
+    return f"bohb needs {' and '.join(missing)}; pip install -e '.[bohb]'"
+
+
+def _knowledge_problems(search: Search, chosen: tuple[str, ...]) -> Iterator[Problem]:
+    """Refuse results from elsewhere where the searcher cannot learn them."""
+    known = any(point.result is not None for point in search.points)
+    if search.algorithm == "bohb" and (known or search.warm_start):
+        key = "search.points" if known else "search.warm_start"
+        text = (
+            "gives results, which is for `algorithm: optuna`; bohb learns from its trials' epochs"
+        )
+        yield Problem(key, text, chosen)
+    elif search.algorithm not in LEARNING and (search.points or search.warm_start):
         key = "search.points" if search.points else "search.warm_start"
         text = f"is for `algorithm: optuna`; {search.algorithm} learns from no results"
         yield Problem(key, text, chosen)
@@ -578,6 +613,10 @@ def _resource_problems(resources: Resources) -> Iterator[Problem]:
 
 def _objective_problems(study: Study) -> Iterator[Problem]:
     search, known = study.search, METRICS | COSTS
+    if search.algorithm == "bohb" and (search.objectives or search.constraints):
+        key = "search.objectives" if search.objectives else "search.constraints"
+        text = "bohb searches by one metric without bounds; use `algorithm: optuna`"
+        yield Problem(key, text, ("search.algorithm",))
     own = _trainables(study) - set(PARAMETERS)
     if study.finalists and study.repeats > 1:
         yield Problem("finalists", "is for configurations run once; `repeats` runs all of them")
@@ -811,6 +850,7 @@ def _lacking_problems(study: Study) -> Iterator[Problem]:
 def _population_problems(study: Study) -> Iterator[Problem]:
     """Check what only holds under PBT and PB2."""
     scheduler, search = study.scheduler, study.search
+    bohb = search.algorithm == "bohb"
     if scheduler.type not in ("pbt", "pb2"):
         if scheduler.mutate:
             text = f"is for pbt and pb2; {scheduler.type} changes nothing"
@@ -822,11 +862,12 @@ def _population_problems(study: Study) -> Iterator[Problem]:
             f"{scheduler.type} changes parameters while a trial trains, so no grid of them is "
             "tried; write `algorithm: random`, and choices or ranges in `space`",
         )
-    elif search.algorithm == "optuna" and search.sampler not in ("random", "qmc"):
+    elif bohb or (search.algorithm == "optuna" and search.sampler not in ("random", "qmc")):
         yield Problem(
-            "search.sampler",
-            f"{search.sampler} learns what a configuration is worth, but {scheduler.type} changes "
-            "it on the way; write `algorithm: random`",
+            "search.algorithm" if bohb else "search.sampler",
+            f"{'bohb' if bohb else search.sampler} learns what a configuration is worth, but "
+            f"{scheduler.type} changes it on the way; write `algorithm: random`",
+            ("search.algorithm",),
         )
     elif (search.trials or 0) * study.repeats < 2:
         yield Problem("search.trials", "got 1; a population needs at least 2 trials")
