@@ -73,6 +73,10 @@ REFUSED = {
         {"fixed": {"engine": "ddp", "zero_stage": 1}},
         "space.zero_stage: is 1, but only `engine: deepspeed` shards",
     ),
+    "Muon's kernels flattened by DeepSpeed": (
+        {"fixed": {"engine": "deepspeed", "optimizer": "muon"}, "resources": {"workers": 2}},
+        "space.optimizer: is muon, which needs whole kernels",
+    ),
     "one process spread over hosts": (
         {"resources": {"placement": "spread"}},
         "resources.placement: spread is for trials of several workers",

@@ -77,7 +77,7 @@ def test_images_are_shifted_by_whole_pixels_and_black_moves_in(channels):
 
 
 @pytest.mark.parametrize("loader", ["resident", "dataloader"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
 def test_a_resumed_trial_goes_on_as_if_nothing_had_happened(blobs, loader, optimizer):
     settings = {"schedule": "onecycle", "loader": loader, "optimizer": optimizer}
     settings |= {"augmentation": "flip", "shift": 2}

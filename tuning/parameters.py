@@ -34,14 +34,19 @@ class ResNetParameters(Parameters):
     )
     batch_size: PositiveInt = Field(128, description="images per optimizer step")
     epochs: PositiveInt = Field(4, description="passes over the training split")
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer")
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = Field(
+        "sgd", description="optimizer; muon steps kernels by Muon and the other weights by SGD"
+    )
     lr: PositiveFloat = Field(0.05, description="learning rate (the peak under one-cycle)")
-    momentum: Fraction = Field(0.9, description="momentum of SGD")
-    nesterov: bool = Field(False, description="Nesterov momentum of SGD")
+    momentum: Fraction = Field(0.9, description="momentum of SGD and Muon")
+    nesterov: bool = Field(False, description="Nesterov momentum of SGD and Muon")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay")
     label_smoothing: Fraction = Field(0.0, description="label smoothing of the training loss")
     schedule: Literal["constant", "onecycle"] = Field(
         "constant", description="learning-rate schedule over all steps of the trial"
+    )
+    warmup: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.3, description="onecycle: share of the steps in which the learning rate rises"
     )
     augmentation: Literal["none", "flip"] = Field(
         "none", description="random horizontal flips of training images (never for digits)"

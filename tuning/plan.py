@@ -333,7 +333,7 @@ def _memory_bytes(config: Config) -> int:
 
     network = build_resnet(config["model"], config["stem"], 10)
     # Weights, gradients, the optimizer's state, the best epoch's weights; four bytes each.
-    copies = 3 + (1 if config["optimizer"] == "sgd" else 2)
+    copies = 3 + (1 if config["optimizer"] in ("sgd", "muon") else 2)
     weights = 4 * copies * count_parameters(network)
     activations: int = config["batch_size"] * _activation_bytes(network, config["image_size"])
     return PROCESS_BYTES + _images(config) * PIXELS + weights + activations

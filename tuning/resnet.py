@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tuning.data import ImageData, training_subset
 from tuning.engines import DeepSpeed, Native, Parallel, Parts, synchronize_batch_norm
 from tuning.models import build_resnet, count_gflops, count_parameters
+from tuning.muon import Muon
 from tuning.parameters import ResNetParameters
 from tuning.resources import Allotment
 from tuning.training import (
@@ -200,7 +201,9 @@ class ResNetTraining:
         schedule: LRScheduler | None = None
         if p.schedule == "onecycle":
             steps = len(self.batches) * p.epochs
-            schedule = OneCycleLR(optimizer, p.lr, total_steps=steps + 1, cycle_momentum=False)
+            schedule = OneCycleLR(
+                optimizer, p.lr, total_steps=steps + 1, pct_start=p.warmup, cycle_momentum=False
+            )
         parts = Parts(self.network, optimizer, schedule, self.precision, self.device)
         match p.engine:
             case "native":
@@ -227,3 +230,11 @@ def _build_optimizer(p: ResNetParameters, network: nn.Module) -> torch.optim.Opt
             return torch.optim.Adam(weights, p.lr, weight_decay=p.weight_decay, fused=True)
         case "adamw":
             return torch.optim.AdamW(weights, p.lr, weight_decay=p.weight_decay, fused=True)
+        case "muon":
+            return Muon(
+                weights,
+                p.lr,
+                momentum=p.momentum,
+                nesterov=p.nesterov,
+                weight_decay=p.weight_decay,
+            )

@@ -998,6 +998,13 @@ def _engine_problems(study: Study, full: Config) -> Iterator[Problem]:
             "`engine`, or leave it out",
             ("engine",),
         )
+    if full.get("optimizer") == "muon" and engine == "deepspeed":
+        yield Problem(
+            "space.optimizer",
+            "is muon, which needs whole kernels, but `engine: deepspeed` flattens all weights into "
+            "one; write `engine: ddp`, or another optimizer",
+            ("engine",),
+        )
 
 
 def did_you_mean(word: str, known: Any) -> str:
