@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,10 @@ from tuning.data import ImageData
 
 ROOT = Path(__file__).parents[1]
 STUDIES = sorted((ROOT / "search_spaces").rglob("*.yaml"))
+
+NEEDS_BOHB = pytest.mark.skipif(
+    importlib.util.find_spec("hpbandster") is None, reason="the extra `bohb` is not installed"
+)
 
 #: The smallest study that is right; tests change what they are about.
 MINIMAL: dict[str, Any] = {

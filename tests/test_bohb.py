@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import MINIMAL, ROOT
+from tests.conftest import MINIMAL, NEEDS_BOHB, ROOT
 from tuning.record import Record, read_events
 from tuning.searchers import StudySearcher, strategy
 from tuning.study_file import StudyError, dump, validate
+
+pytestmark = NEEDS_BOHB
 
 SPACE = {
     "lr": {"loguniform": [1e-5, 1]},

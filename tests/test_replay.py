@@ -7,7 +7,7 @@ import math
 import pytest
 import yaml
 
-from tests.conftest import MINIMAL, ROOT
+from tests.conftest import MINIMAL, NEEDS_BOHB, ROOT
 from tuning.record import Record
 from tuning.replay import (
     Course,
@@ -147,6 +147,7 @@ def test_the_recorded_tables_can_be_replayed(name):
     assert play(table, Search(algorithm="optuna", trials=4), Scheduler(type="asha")).trials == 4
 
 
+@NEEDS_BOHB
 @pytest.mark.parametrize("scheduler", ["asha", "hyperband"])
 def test_a_table_is_searched_by_bohb(scheduler):
     table = Table.read(ROOT / "tests" / "benchmarks" / "tables" / "fashion_resnet")

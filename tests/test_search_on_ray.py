@@ -14,7 +14,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.conftest import ROOT
+from tests.conftest import NEEDS_BOHB, ROOT
 from tests.test_experiment import folder_of, ray_head, table
 from tuning.record import read_events, read_trials
 
@@ -56,7 +56,13 @@ def run_to_the_end(folder, address, study):
     return [Path(line) for line in done.stdout.splitlines() if Path(line).is_dir()]
 
 
-@pytest.mark.parametrize(("sampler", "scheduler"), SEARCHES.items())
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [
+        pytest.param(sampler, scheduler, marks=NEEDS_BOHB if sampler == "bohb" else ())
+        for sampler, scheduler in SEARCHES.items()
+    ],
+)
 def test_a_search_is_deterministic_and_survives_a_resume(tmp_path, address, sampler, scheduler):
     search = {"algorithm": "optuna", "sampler": sampler, "trials": 12, "seed": 3,
               "metric": "score", "max_concurrent": 1}  # fmt: skip
