@@ -81,8 +81,8 @@ _GPU_NAME = re.compile(r"\b(cuda|gpu|nvidia|geforce|tesla|radeon|instinct)", re.
 def prepare(table: pd.DataFrame, environment: Mapping[str, Any] | None) -> pd.DataFrame:
     """Return the table with every contract column, known types and the derived columns.
 
-    Derived: `label` (the model, an SVM with its kernel, a network with its engine unless that is
-    plain PyTorch), `device_label` (the device's name where it is known), `co_tenants` (other trials
+    Derived: `label` (the model, an SVM with its kernel, a network with its stem unless that is
+    torchvision's and with its engine unless that is plain PyTorch), `device_label` (the device's name where it is known), `co_tenants` (other trials
     that ran on the same host at some time of this one) and `peak_gflops` (GFLOP/s of the host's
     measured matrix product). `environment` None keeps the peaks that the table has.
     """
@@ -171,11 +171,16 @@ def _empty(table: pd.DataFrame) -> pd.Series[Any]:
 
 
 def _labels(table: pd.DataFrame) -> list[str]:
-    """Name the models; those that another engine than plain PyTorch trained are kept apart."""
+    """Name the models; a small stem and another engine than plain PyTorch are kept apart."""
     names = table["model"].fillna(table["trainable"]).fillna("unknown")
+    stems = table["stem"].eq("small") if "stem" in table else [False] * len(table)
     return [
-        f"{name} {kernel}" if name == "svm" and isinstance(kernel, str) else f"{name}{engine}"
-        for name, kernel, engine in zip(names, table["kernel"], _engines(table), strict=True)
+        f"{name} {kernel}"
+        if name == "svm" and isinstance(kernel, str)
+        else f"{name}{' small stem' if small else ''}{engine}"
+        for name, kernel, small, engine in zip(
+            names, table["kernel"], stems, _engines(table), strict=True
+        )
     ]
 
 

@@ -131,6 +131,12 @@ def test_resnets_and_svms_stand_side_by_side(results: Results) -> None:
     assert {"resnet18", "resnet50", "svm rbf", "svm poly"} == labels
 
 
+def test_a_small_stem_is_named(tmp_path: Path) -> None:
+    trials = [resnet(stem="standard"), resnet(stem="small")]
+    table = tables.comparison(load([write_study(tmp_path / "a", trials)]))
+    assert set(table.frame["label"]) == {"resnet18", "resnet18 small stem"}
+
+
 def test_pairs_agree_in_everything_but_the_device(results: Results) -> None:
     pairs, rest = find_pairs(results.trials)
     assert len(pairs) == 8
