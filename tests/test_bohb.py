@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.conftest import MINIMAL, NEEDS_BOHB, ROOT
+from tuning.outcome import Outcome
 from tuning.record import Record, read_events
 from tuning.searchers import StudySearcher, strategy
 from tuning.study_file import StudyError, dump, validate
@@ -139,7 +140,7 @@ def test_results_are_learned_by_the_share_of_a_trials_own_epochs():
     assert bohb._model.losses == {1 / epochs: [-50.0], 1.0: [-50.0, -60.0]}
     other = bohb.ask("other")
     assert other is not None
-    bohb.tell("other", None)
+    bohb.tell("other", Outcome(None))
     assert bohb._model.losses == {1 / epochs: [-50.0, math.inf], 1.0: [-50.0, -60.0, math.inf]}
 
 

@@ -14,6 +14,7 @@ from tests.conftest import MINIMAL, ROOT
 from tuning.changes import changes
 from tuning.experiment import _with_defaults
 from tuning.journal import JOURNAL, Journal
+from tuning.outcome import Outcome
 from tuning.record import Record, read_events, read_trials
 from tuning.searchers import StudySearcher, strategy
 from tuning.study_file import StudyError, dump, validate
@@ -78,7 +79,7 @@ def test_samplers_suggest_for_two_objectives_what_plain_optuna_does(sampler):
         first, last = metrics(config)
         values = [first["val_accuracy"], last["train_seconds"]]
         excess = last["predict_seconds"] - 5
-        ours.tell(str(number), values, {"predict_seconds max": excess})
+        ours.tell(str(number), Outcome(values, {"predict_seconds max": excess}))
         trial.set_constraint("predict_seconds max", excess)
         plain.tell(trial, values)
 

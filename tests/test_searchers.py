@@ -6,6 +6,7 @@ import optuna
 import pytest
 
 from tests.conftest import MINIMAL
+from tuning.outcome import Outcome
 from tuning.record import Record, read_events, read_trials
 from tuning.searchers import (
     ResumeError,
@@ -37,8 +38,28 @@ def test_tpe_through_us_suggests_what_plain_optuna_suggests():
             "batch_size": trial.suggest_categorical("batch_size", [16, 32]),
         }
         assert {key: config[key] for key in expected} == expected
-        ours.tell(f"{number:05d}", value(config))
+        ours.tell(f"{number:05d}", Outcome(value(config)))
         plain.tell(trial, value(config))
+
+
+def test_tpe_is_told_of_stopped_trials_as_by_a_pruner_of_optuna():
+    ours = strategy(validate(SAMPLED, "f"))
+    plain = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=3))
+    for number in range(20):
+        name, stopped = f"{number:05d}", number % 3 > 0
+        config = ours.ask(name)
+        trial = plain.ask()
+        expected = {
+            "lr": trial.suggest_float("lr", 0.001, 1, log=True),
+            "batch_size": trial.suggest_categorical("batch_size", [16, 32]),
+        }
+        assert {key: config[key] for key in expected} == expected
+        reached = value(config) * (0.5 if stopped else 1)
+        ours.report(name, 1, reached)
+        trial.report(reached, 1)
+        ours.tell(name, Outcome(reached, stopped=stopped))
+        state = optuna.trial.TrialState.PRUNED if stopped else None
+        plain.tell(trial, None if stopped else reached, state=state)
 
 
 def drive(searcher, count, recorded=True):
@@ -53,7 +74,9 @@ def drive(searcher, count, recorded=True):
         searcher.trials[name].reports.append(metrics)
         if recorded:
             searcher.record.append("report", time=0.0, trial=name, metrics=metrics)
-        searcher.on_trial_complete(f"tune-{len(searcher.trials) - 1}-{number}", metrics)
+        searcher.on_trial_complete(
+            f"tune-{len(searcher.trials) - 1}-{number}", metrics | {"final": True}
+        )
         if recorded:
             searcher.record.append("end", time=0.0, trial=name, status="completed", error="")
     return configs
@@ -187,7 +210,7 @@ def test_no_configuration_is_tried_twice_while_another_is_left():
     for number in range(6):
         config = strategies.ask(f"{number:05d}")
         found.append((config["lr"], config["batch_size"]))
-        strategies.tell(f"{number:05d}", value(config))
+        strategies.tell(f"{number:05d}", Outcome(value(config)))
     assert len(set(found)) == 6
     assert strategies.ask("00006") is not None
 

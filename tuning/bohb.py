@@ -29,6 +29,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FixedTrial
 
+from tuning.outcome import Outcome
 from tuning.samplers import Encoder, optuna_study, tuned
 from tuning.space import Branch, Config, Domain, Sampler, Space, draw
 from tuning.study import Study, config_epochs
@@ -85,9 +86,9 @@ class Bohb:
             losses[budget] = min([loss, *losses.values()])
             self._learn(trial, budget, losses[budget])
 
-    def tell(self, trial: str, value: Any, violations: Any = None) -> None:
+    def tell(self, trial: str, outcome: Outcome) -> None:
         """Count a failed trial as the worst one wherever others have got and it has not."""
-        if value is None:
+        if outcome.value is None:
             reached = {budget for losses in self._losses.values() for budget in losses}
             for budget in sorted(reached - set(self._losses[trial])):
                 self._learn(trial, budget, math.inf)

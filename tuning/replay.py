@@ -195,10 +195,8 @@ class _SimulatedTrial:
     def seen(self) -> TrialRecord:
         """Return the trial as a study would know it by now."""
         reports = self.row.reports[: self.reported]
-        failed = self.row.status == "failed" and self.reported == len(self.row.reports)
-        return TrialRecord(
-            self.trial_id, self.config, {}, reports, "failed" if failed else "stopped"
-        )
+        status = self.row.status if self.reported == len(self.row.reports) else "stopped"
+        return TrialRecord(self.trial_id, self.config, {}, reports, status)
 
 
 class Simulation:
@@ -344,7 +342,7 @@ class Simulation:
     def _end(self, trial: _SimulatedTrial) -> None:
         trial.status = Trial.TERMINATED
         del self.live[trial.trial_id]
-        self.strategy.tell(trial.trial_id, *outcome(self.study, trial.seen()))
+        self.strategy.tell(trial.trial_id, outcome(self.study, trial.seen()))
 
     def _note_best(self, now: float, trial: _SimulatedTrial) -> None:
         value = trial.row.reports[trial.reported - 1].get(self.study.search.metric)

@@ -8,10 +8,9 @@ the searcher's own needs to be saved, so nothing of it can be lost or silently r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import optuna
@@ -19,6 +18,7 @@ from optuna.distributions import BaseDistribution
 from ray.tune.search import Searcher
 
 from tuning.finalists import Run, missing_runs
+from tuning.outcome import NONE, Outcome, Value, Violations
 from tuning.record import (
     Event,
     Record,
@@ -43,13 +43,6 @@ class WarmStartError(ValueError):
     """A study cannot begin with what an earlier one found; the text says why."""
 
 
-#: A metric, or one value for each of several objectives.
-Value = float | Sequence[float]
-#: By how much a trial exceeds its bounds, by their names; see `tuning.record`.
-Violations = Mapping[str, float]
-NONE: Violations = MappingProxyType({})
-
-
 class Strategy(Protocol):
     """Proposes configurations and learns from their values."""
 
@@ -59,8 +52,8 @@ class Strategy(Protocol):
     def report(self, trial: str, epoch: float, value: float) -> None:
         """Take the metric of a running trial after an epoch."""
 
-    def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
-        """Take the metric of a finished trial, None for a failed one."""
+    def tell(self, trial: str, outcome: Outcome) -> None:
+        """Take how a trial has ended."""
 
     def learn(self, values: Config, value: Value, violations: Violations = NONE) -> None:
         """Take the metric of a configuration that was run elsewhere, before the first `ask`."""
@@ -82,7 +75,7 @@ class Listed:
     def report(self, trial: str, epoch: float, value: float) -> None:
         """Learn nothing."""
 
-    def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
+    def tell(self, trial: str, outcome: Outcome) -> None:
         """Learn nothing."""
 
     def learn(self, values: Config, value: Value, violations: Violations = NONE) -> None:
@@ -94,6 +87,10 @@ class Listed:
 
 class Sampled:
     """Configurations that one of Optuna's samplers proposes.
+
+    To TPE a trial that was stopped early is pruned, with its metric after every epoch: it ranks
+    below those that completed, and among the others by how far it came and what it had there. The
+    other samplers would not look at pruned trials, and are told them as complete.
 
     In a space of few values a sampler often proposes what was tried already. It is then asked
     again, `PATIENCE` times, and after that the next configuration is drawn at random.
@@ -108,6 +105,8 @@ class Sampled:
         self._outside: set[str] = set()
         self._tried: set[Any] = set()
         self._optuna = optuna_study(study, build_sampler(study))
+        # Optuna knows values of epochs only where there is one objective.
+        self._prunes = study.search.sampler == "tpe" and not study.search.objectives
         seed = study.search.seed
         self._draws = optuna_study(study, optuna.samplers.RandomSampler(seed=seed))
         for point in study.search.points:
@@ -139,21 +138,30 @@ class Sampled:
         self._tried.add(tuned(known.config))
 
     def report(self, trial: str, epoch: float, value: float) -> None:
-        """Learn nothing: what a trial is worth is told at its end."""
+        if self._prunes and self._is_open(trial):
+            self._trials[trial].report(value, int(epoch))
 
-    def tell(self, trial: str, value: Value | None, violations: Violations = NONE) -> None:
+    def tell(self, trial: str, outcome: Outcome) -> None:
         if trial in self._outside:
             return
-        told = self._trials[trial]
-        known = self._optuna.get_trials(deepcopy=False)[told.number]
-        if not known.state.is_finished():
-            state = optuna.trial.TrialState.FAIL if value is None else None
-            for key, excess in violations.items():
+        told, value = self._trials[trial], outcome.value
+        if self._is_open(trial):
+            for key, excess in outcome.violations.items():
                 told.set_constraint(key, excess)
-            self._optuna.tell(told, value, state=state)
+            if value is None:
+                self._optuna.tell(told, state=optuna.trial.TrialState.FAIL)
+            elif outcome.stopped and self._prunes:
+                self._optuna.tell(told, state=optuna.trial.TrialState.PRUNED)
+            else:
+                self._optuna.tell(told, value)
         elif value is not None:
             # It failed, was told as such, and has been retried: Optuna takes it as one more.
-            self._add(known.params, known.distributions, value, violations)
+            known = self._optuna.get_trials(deepcopy=False)[told.number]
+            self._add(known.params, known.distributions, value, outcome.violations)
+
+    def _is_open(self, trial: str) -> bool:
+        number = self._trials[trial].number
+        return not self._optuna.get_trials(deepcopy=False)[number].state.is_finished()
 
     def _add(
         self,
@@ -181,7 +189,7 @@ class Sampled:
         if fixed.inside:
             draw(self._space, self._trials[trial])
         else:
-            self.tell(trial, None)
+            self.tell(trial, Outcome(None))
             self._outside.add(trial)
 
 
@@ -273,8 +281,8 @@ def metric_value(study: Study, trial: TrialRecord) -> float | None:
     return trial.best_value(study.search.metric, study.search.mode)
 
 
-def outcome(study: Study, trial: TrialRecord) -> tuple[Value | None, Violations]:
-    """Return what a strategy is told of a finished trial: its value or values, and its bounds.
+def outcome(study: Study, trial: TrialRecord) -> Outcome:
+    """Return what a strategy is told of a finished trial.
 
     What a stopped trial has not measured counts as just within its bound, so that each trial has
     all bounds, as the samplers need; a completed one that lacks a measurement counts as failed.
@@ -282,9 +290,10 @@ def outcome(study: Study, trial: TrialRecord) -> tuple[Value | None, Violations]
     values = trial.objective_values(study.search.directions())
     violations = trial.violations(study.search.bounds())
     if values is None or (trial.status == "completed" and None in violations.values()):
-        return None, {}
+        return Outcome(None)
     value = values if study.search.objectives else values[0]
-    return value, {key: excess or 0.0 for key, excess in violations.items()}
+    known = {key: excess or 0.0 for key, excess in violations.items()}
+    return Outcome(value, known, stopped=trial.status == "stopped")
 
 
 def known_results(study: Study) -> list[dict[str, Any]]:
@@ -318,7 +327,7 @@ def _earlier_results(study: Study, folder: Path) -> list[dict[str, Any]]:
     results = []
     space = study.full_space()
     for trial in trials.values():
-        value, violations = outcome(study, trial)
+        value, violations, _ = outcome(study, trial)
         config = {k: v for k, v in trial.config.items() if k != "seed"}
         try:
             known = Encoder(space, config)
@@ -475,10 +484,10 @@ class StudySearcher(Searcher):
         if trial.finalist_of:
             return
         if error or result is None or "failure" in result:
-            self.strategy.tell(trial.trial, None)
+            self.strategy.tell(trial.trial, Outcome(None))
             return
         status = "completed" if result.get("final") else "stopped"
-        self.strategy.tell(trial.trial, *outcome(self.study, replace(trial, status=status)))
+        self.strategy.tell(trial.trial, outcome(self.study, replace(trial, status=status)))
 
     def _hear(self, event: Event) -> None:
         """Pass on what a trial of the search reports, as the record has it."""
@@ -492,7 +501,7 @@ class StudySearcher(Searcher):
     def _tell_answer(self, trial: TrialRecord) -> None:
         for metrics in trial.reports:
             self._report(trial.trial, metrics)
-        self.strategy.tell(trial.trial, *outcome(self.study, trial))
+        self.strategy.tell(trial.trial, outcome(self.study, trial))
 
     def _replay(self, event: Event) -> None:
         if event["event"] == "trial":
@@ -515,7 +524,7 @@ class StudySearcher(Searcher):
             apply(trial, event)
             self._hear(event)
             if event["event"] == "end" and not trial.finalist_of:
-                self.strategy.tell(trial.trial, *outcome(self.study, trial))
+                self.strategy.tell(trial.trial, outcome(self.study, trial))
 
     def _ask_again(self, name: str, config: Config) -> None:
         if self._allow_changed:

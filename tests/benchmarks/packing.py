@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -38,14 +39,18 @@ def main() -> None:
         settings += ["--set", "fixed.train_size=1200"]
     plan = json.loads(tuning("plan", STUDY, "--probe", "--json", *settings))
     with tempfile.TemporaryDirectory() as storage:
+        began = time.time()
         output = tuning("run", STUDY, "--storage", storage, *settings)
         events = list(read_events(Path(output.splitlines()[-1])))
     starts = [e["time"] for e in events if e["event"] == "start"]
     ends = [e["time"] for e in events if e["event"] == "end"]
     session = next(e["time"] for e in events if e["event"] == "session")
+    reports = [e for e in events if e["event"] == "report"]
+    stepping = min(e["time"] - e["metrics"]["train_seconds"] for e in reports)
     wall = max(ends) - min(starts)
-    last = {e["trial"]: e["metrics"] for e in events if e["event"] == "report"}
+    last = {e["trial"]: e["metrics"] for e in reports}
     busy = sum(report["total_seconds"] for report in last.values())
+    training = sum(report["train_seconds"] for report in last.values())
     slots = plan["slots"]
     predicted = plan["packings"][0]
     table = Table(title="Packings of the quickstart, measured by the probe")
@@ -66,7 +71,11 @@ def main() -> None:
     console.print(f"the quickstart as it is took {wall:.0f} s on {slots} slots; n 1")
     console.print(f"predicted {predicted['seconds']:.0f} s, which is {error:+.0f} %")
     console.print(f"trials' own time over slots and wall time: {100 * busy / slots / wall:.0f} %")
-    console.print(f"from Ray being up to the first trial: {min(starts) - session:.1f} s")
+    console.print(f"training alone, likewise: {100 * training / slots / wall:.0f} %")
+    console.print(
+        f"from the command until Ray is up {session - began:.1f} s, to the first trial's start "
+        f"{min(starts) - began:.1f} s, to the first training step at most {stepping - began:.1f} s"
+    )
 
 
 if __name__ == "__main__":

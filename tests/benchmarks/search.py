@@ -47,6 +47,7 @@ SEARCHES = {
     "random": (Search(algorithm="optuna", sampler="random"), Scheduler(type="fifo")),
     "tpe": (TPE, Scheduler(type="fifo")),
     "tpe + asha": (TPE, Scheduler(type="asha")),
+    "bohb + asha": (Search(algorithm="bohb"), Scheduler(type="asha")),
     "default": DEFAULT,
 }
 
@@ -121,7 +122,7 @@ def courses(ground: Ground, name: str, slots: int, seeds: int) -> list[Course]:
 
 def compare(grounds: list[Ground], searches: list[str], seeds: int) -> Iterator[str]:
     """Print the table of all searches on all grounds; yield what it says of the default."""
-    print(f"{'table':26}{'configurations':>15}  {'search':11}{'unit':>19}{'median [interval]':>26}"
+    print(f"{'table':26}{'configurations':>15}  {'search':12}{'unit':>19}{'median [interval]':>26}"
           f"{'/ grid':>8}{'/ whole grid':>13}{'/ random':>9}{'reached':>9}{'trials':>7}"
           f"{'deciding, s':>12}")  # fmt: skip
     for ground in grounds:
@@ -136,7 +137,7 @@ def compare(grounds: list[Ground], searches: list[str], seeds: int) -> Iterator[
             middles[name] = middle
             reached = sum(math.isfinite(value) for value in found)
             print(
-                f"{ground.name:26}{len(ground.table.rows):>15}  {name:11}{ground.unit:>19}"
+                f"{ground.name:26}{len(ground.table.rows):>15}  {name:12}{ground.unit:>19}"
                 f"{f'{number(middle)} [{number(low)}, {number(high)}]':>26}"
                 f"{ratio(middle, middles.get('grid')):>8}"
                 f"{ratio(middle, whole) if timed else '':>13}"

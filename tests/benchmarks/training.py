@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="pixels per side")
     parser.add_argument("--data", default="data", help="folder of the data set's files")
     options = parser.parse_args()
-    images, repeats = (512, 1) if options.quick else (4096, 3)
+    images, repeats = (512, 1) if options.quick else (2048, 3)
     data = load_dataset("fashion_mnist", Dataset(folder=options.data))
     data = replace(data, val=data.val[:2000])
     rows: dict[str, Callable[[int], tuple[float, float]]] = {
