@@ -102,6 +102,7 @@ class Sampled:
         self._study = study
         self._space = study.full_space()
         self._trials: dict[str, optuna.Trial] = {}
+        self._told: set[str] = set()
         self._outside: set[str] = set()
         self._tried: set[Any] = set()
         self._optuna = optuna_study(study, build_sampler(study))
@@ -138,14 +139,15 @@ class Sampled:
         self._tried.add(tuned(known.config))
 
     def report(self, trial: str, epoch: float, value: float) -> None:
-        if self._prunes and self._is_open(trial):
+        if self._prunes and trial not in self._told:
             self._trials[trial].report(value, int(epoch))
 
     def tell(self, trial: str, outcome: Outcome) -> None:
         if trial in self._outside:
             return
         told, value = self._trials[trial], outcome.value
-        if self._is_open(trial):
+        if trial not in self._told:
+            self._told.add(trial)
             for key, excess in outcome.violations.items():
                 told.set_constraint(key, excess)
             if value is None:
@@ -158,10 +160,6 @@ class Sampled:
             # It failed, was told as such, and has been retried: Optuna takes it as one more.
             known = self._optuna.get_trials(deepcopy=False)[told.number]
             self._add(known.params, known.distributions, value, outcome.violations)
-
-    def _is_open(self, trial: str) -> bool:
-        number = self._trials[trial].number
-        return not self._optuna.get_trials(deepcopy=False)[number].state.is_finished()
 
     def _add(
         self,
