@@ -41,7 +41,7 @@ cluster-test: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.training
-	$(BIN)/python -m tests.benchmarks.recipe
+	$(BIN)/python -m tests.benchmarks.recipe --seeds 2
 	$(BIN)/python -m tests.benchmarks.svm
 	$(BIN)/python -m tests.benchmarks.overhead
 	$(BIN)/python -m tests.benchmarks.packing

@@ -395,13 +395,15 @@ def _warm_up(study: Study, slots: int) -> None:
     """
     cpus = min(study.resources.cpu, study.resources.cpu_without_gpu or study.resources.cpu)
     warm = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(_import_trainables)
-    ray.get([warm.remote() for _ in range(slots * study.resources.workers)])
+    # torchvision takes a second to import, which a study without networks saves.
+    networks = any(config["trainable"] == "resnet" for config in sample_configs(study))
+    ray.get([warm.remote(networks) for _ in range(slots * study.resources.workers)])
 
 
-def _import_trainables() -> None:
+def _import_trainables(networks: bool) -> None:
     importlib.import_module("tuning.trial")
-    importlib.import_module("tuning.resnet")
-    importlib.import_module("tuning.svm")
+    if networks:
+        importlib.import_module("tuning.resnet")
 
 
 def _announce(study: Study, total: int, finished: int, slots: int, console: Console) -> None:
