@@ -46,7 +46,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.overhead
 	$(BIN)/python -m tests.benchmarks.packing
 	$(BIN)/python -m tests.benchmarks.growth
-	$(BIN)/python -m tests.benchmarks.analysis_scale
 
 bench-quick: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks.training --quick

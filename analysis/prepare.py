@@ -82,9 +82,10 @@ def prepare(table: pd.DataFrame, environment: Mapping[str, Any] | None) -> pd.Da
     """Return the table with every contract column, known types and the derived columns.
 
     Derived: `label` (the model, an SVM with its kernel, a network with its stem unless that is
-    torchvision's and with its engine unless that is plain PyTorch), `device_label` (the device's name where it is known), `co_tenants` (other trials
-    that ran on the same host at some time of this one) and `peak_gflops` (GFLOP/s of the host's
-    measured matrix product). `environment` None keeps the peaks that the table has.
+    torchvision's and with its engine unless that is plain PyTorch), `device_label` (the device's
+    name where it is known), `co_tenants` (other trials that ran on the same host at some time of
+    this one) and `peak_gflops` (GFLOP/s of the host's measured matrix product). `environment` None
+    keeps the peaks that the table has.
     """
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *table.columns])))
     for column in table.columns:
