@@ -21,7 +21,6 @@ PACKAGES = (
     "torchvision",
     "numpy",
     "scikit-learn",
-    "scikit-learn-intelex",
     "optuna",
     "deepspeed",
 )

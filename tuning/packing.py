@@ -25,8 +25,8 @@ from tuning.searchers import count_trials, strategy
 from tuning.space import Config
 from tuning.study import LEARNING, Study, svm_epochs
 
-#: The power of the number of images with which an SVM's time grows (scikit-learn-intelex 2026.2,
-#: between 10,000 and 49,000 images of FashionMNIST).
+#: The power of the number of images with which an SVM's time grows (pairwise, between
+#: 10,000 and 49,000 images of FashionMNIST).
 SVM_POWER = 1.5
 #: Most trials of a study whose configurations are looked at one by one.
 PREVIEW = 200

@@ -36,8 +36,8 @@ MUON_SECONDS = 1.9e-8
 #: Images per second of the reference's A30 (10 epochs, Adam, 64 pixels), for want of a GPU here.
 A30_IMAGES_PER_SECOND = {"resnet18": 627.8, "resnet34": 429.7, "resnet50": 341.9}
 #: CPU seconds of an RBF SVC's fit and prediction at 10,000 and 49,000 FashionMNIST images, and the
-#: power of the number of images between them (scikit-learn 1.9 and scikit-learn-intelex 2026.2).
-SVM_SECONDS = {"intelex": (5.6, 1.51), "sklearn": (12.7, 2.06)}
+#: power of the number of images between them (scikit-learn 1.9, and pairwise on an AMD EPYC).
+SVM_SECONDS = {"pairwise": (1.9, 1.53), "sklearn": (12.7, 2.06)}
 #: Resident memory of a trial's process before it holds any data (Ray, torch, scikit-learn).
 PROCESS_BYTES = 700 << 20
 ALL_IMAGES = 49_000
@@ -284,14 +284,12 @@ def _images(config: Config) -> int:
 def _seconds(config: Config, wanted: Request) -> float:
     threads = max(1, int(wanted.cpu))
     if config["trainable"] == "svm":
-        from tuning.svm import choose_implementation
-
-        name = choose_implementation(config["implementation"])
+        name = "sklearn" if config["implementation"] == "sklearn" else "pairwise"
         seconds, power = SVM_SECONDS[name]
         # Each rung has a third of the images of the next.
         seconds *= sum(3.0 ** (-power * rung) for rung in range(config["rungs"]))
         return float(
-            seconds * (_images(config) / 10_000) ** power / (threads if name == "intelex" else 1)
+            seconds * (_images(config) / 10_000) ** power / (threads if name == "pairwise" else 1)
         )
     images = _images(config) * config["epochs"] / max(1, wanted.workers)
     if wanted.gpu:

@@ -125,7 +125,7 @@ class Allotment:
 
     @property
     def threads(self) -> int:
-        """Threads of torch, BLAS and oneDAL in this trial."""
+        """Threads of torch, BLAS and an SVM's pairs in this trial."""
         return max(1, int(self.cpus))
 
     def device(self, asked: str) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.svm import SVC
 
 from tuning.data import ImageData, training_subset
+from tuning.pairwise import MOST_FEATURES, PairwiseSVC, concurrency
 from tuning.parameters import SVMParameters
-from tuning.resources import Allotment
+from tuning.resources import Allotment, ResourceError
 from tuning.study import svm_epochs
 
 
@@ -28,14 +29,13 @@ class SVMTraining:
     ) -> None:
         self.parameters = parameters
         self.data = data
-        self.implementation = choose_implementation(parameters.implementation)
+        self.threads = allotment.threads
         self.train_indices = training_subset(data, parameters.train_size, seed)
+        self.implementation = self._choose(parameters.implementation)
         self.test_predictions: npt.NDArray[np.uint8] | None = None
         self.fits = 0
         self.train_seconds = 0.0
         self.seen = 0
-        if self.implementation == "intelex":
-            _limit_intelex_threads(allotment.threads)
         self.facts = {
             "model": "svm",
             "device": "cpu",
@@ -55,11 +55,11 @@ class SVMTraining:
             of the subset in units of the smallest.
         """
         p = self.parameters
-        if self.implementation == "intelex":
-            from sklearnex.svm import SVC
+        machine: Any
+        if self.implementation == "pairwise":
+            machine = PairwiseSVC(p, self.threads)
         else:
-            from sklearn.svm import SVC
-        machine = SVC(kernel=p.kernel, C=p.C, gamma=p.gamma, degree=p.degree, coef0=p.coef0)
+            machine = SVC(kernel=p.kernel, C=p.C, gamma=p.gamma, degree=p.degree, coef0=p.coef0)
         epoch = svm_epochs(self.fits + 1)
         indices = self._subset(len(self.train_indices) * epoch // svm_epochs(p.rungs))
         images, labels = self._pixels(indices), self.data.labels[indices]
@@ -72,7 +72,7 @@ class SVMTraining:
             "val_accuracy": self._accuracy(machine, self.data.val)[0],
             "train_seconds": self.train_seconds,
             "images_per_second": self.seen / self.train_seconds,
-            "support_vectors": int(machine.n_support_.sum()),
+            "support_vectors": len(machine.support_),
             "done": self.fits == p.rungs,
         }
         if p.rungs > 1:
@@ -105,8 +105,21 @@ class SVMTraining:
         order = np.argsort(place, kind="stable")
         return self.train_indices[order[: max(size, len(np.unique(labels)))]]
 
-    def _pixels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        return self.data.images[indices].reshape(len(indices), -1) / 255.0
+    def _pixels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        pixels = self.data.images[indices].reshape(len(indices), -1)
+        return pixels if self.implementation == "pairwise" else pixels / 255.0
+
+    def _choose(self, asked: str) -> str:
+        """Return `sklearn` or `pairwise`; `auto` is pairwise where it has room."""
+        sizes = np.sort(np.bincount(self.data.labels[self.train_indices])).tolist()
+        features = self.data.images[0].size
+        fits = features <= MOST_FEATURES and concurrency(sizes, self.threads) > 0
+        if asked == "pairwise" and not fits:
+            raise ResourceError(
+                f"implementation: pairwise takes classes of some 10,000 images of at most "
+                f"{MOST_FEATURES:,} pixels, not {sizes[-1]:,} of {features:,}; use sklearn"
+            )
+        return "pairwise" if asked != "sklearn" and fits else "sklearn"
 
     def _accuracy(
         self, machine: Any, indices: npt.NDArray[np.int64]
@@ -116,24 +129,3 @@ class SVMTraining:
         predicted = machine.predict(images)
         seconds = time.perf_counter() - started
         return 100 * float(np.mean(predicted == self.data.labels[indices])), predicted, seconds
-
-
-def choose_implementation(asked: str) -> str:
-    """Return `intelex` or `sklearn`; `auto` is scikit-learn-intelex where it is installed.
-
-    Raises:
-        ModuleNotFoundError: `intelex` was asked for and is not installed.
-    """
-    installed = importlib.util.find_spec("sklearnex") is not None
-    if asked == "intelex" and not installed:
-        raise ModuleNotFoundError(
-            "implementation: intelex needs the package scikit-learn-intelex, which is not installed"
-        )
-    return "intelex" if asked != "sklearn" and installed else "sklearn"
-
-
-def _limit_intelex_threads(threads: int) -> None:
-    """Set the threads of oneDAL, which takes all of the machine's and ignores BLAS's limits."""
-    import daal4py
-
-    daal4py.daalinit(nthreads=threads)
