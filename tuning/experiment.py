@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import shutil
@@ -29,6 +28,7 @@ from tuning.finalists import count_runs
 from tuning.guard import FULL, Guard, check_disk
 from tuning.journal import Journal
 from tuning.memory import want_of_memory_ends_trials
+from tuning.parameters import PARAMETERS
 from tuning.record import (
     RECORD,
     TABLE,
@@ -83,7 +83,7 @@ def run(study: Study, storage: Path, address: str | None, console: Console) -> O
     """
     check_disk(study, storage.resolve())
     data = _load_data(study)
-    with connect(address):
+    with connect(address, preload=_modules(study)):
         require_shared(storage.resolve())
         slots = _slots(study)
         folder = _new_folder(study, storage)
@@ -130,7 +130,7 @@ def resume(
         data = _load_data(study)
         if not allow_changed:
             _refuse_changes(folder, last, _identity(study, data))
-        with connect(address):
+        with connect(address, preload=_modules(study)):
             require_shared(folder)
             slots = _slots(study)
             record = Record(folder)
@@ -277,10 +277,9 @@ def _fit(
     callbacks = [recorder, guard, progress]
 
     def fit(name: str, trials: int, scheduler: TrialScheduler) -> None:
-        _warm_up(study, slots)
         if not (folder / ENVIRONMENT).is_file():
-            # Now that a process has torch, and nothing else disturbs the measurement.
-            write_json(folder / ENVIRONMENT, _describe(data))
+            # Now, while no trial disturbs the measurement.
+            write_json(folder / ENVIRONMENT, _describe(data, measure=_has_networks(study)))
         tuner = _tuner(study, folder, data, slots, name, trials, searcher, scheduler, callbacks)
         tuner.fit()
 
@@ -386,24 +385,14 @@ def placement(
     return tune.PlacementGroupFactory(wanted.bundles(), study.resources.placement.upper())
 
 
-def _warm_up(study: Study, slots: int) -> None:
-    """Import torch in as many worker processes as trials run at once; the trials take these over.
-
-    Tune gives a waiting trial the first process that comes free, and forgets the one that was
-    starting for it. Where trials are shorter than a process takes to start, all of them would
-    otherwise run one after another in the first process.
-    """
-    cpus = min(study.resources.cpu, study.resources.cpu_without_gpu or study.resources.cpu)
-    warm = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(_import_trainables)
-    # torchvision takes a second to import, which a study without networks saves.
-    networks = any(config["trainable"] == "resnet" for config in sample_configs(study))
-    ray.get([warm.remote(networks) for _ in range(slots * study.resources.workers)])
+def _modules(study: Study) -> list[str]:
+    """Return what the processes of a study's trials import."""
+    known = {config["trainable"] for config in sample_configs(study)} & set(PARAMETERS)
+    return ["tuning.trial", *(f"tuning.{name}" for name in sorted(known))]
 
 
-def _import_trainables(networks: bool) -> None:
-    importlib.import_module("tuning.trial")
-    if networks:
-        importlib.import_module("tuning.resnet")
+def _has_networks(study: Study) -> bool:
+    return any(config["trainable"] == "resnet" for config in sample_configs(study))
 
 
 def _announce(study: Study, total: int, finished: int, slots: int, console: Console) -> None:
@@ -474,10 +463,15 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _describe(data: dict[str, ImageData]) -> dict[str, Any]:
-    """Return the contents of `environment.json`."""
+def _describe(data: dict[str, ImageData], *, measure: bool) -> dict[str, Any]:
+    """Return the contents of `environment.json`; networks are compared with measured peaks."""
+    if measure or len(hosts()) > 1:
+        found = [host for _, host in on_each_host(environment.describe_host, measure=measure)]
+    else:
+        # A task would take a process that has been made ready for a trial.
+        found = [environment.describe_host(measure=False)]
     return {
-        "hosts": [host for _, host in on_each_host(environment.describe_host, measure=True)],
+        "hosts": found,
         **environment.describe_software(),
         "data": {name: images.describe() for name, images in data.items()},
     }

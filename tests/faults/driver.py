@@ -29,8 +29,6 @@ class LogsElsewhere(callbacks.Recorder):
 
 if __name__ == "__main__":
     experiment.StudyTrial = Trial  # type: ignore[misc]
-    # The stand-in trains nothing, so its processes need not be warm.
-    experiment._warm_up = lambda study, slots: None
     if os.environ["FAULTS_LOGS"]:
         experiment.Recorder = LogsElsewhere  # type: ignore[misc]
     cli.main()
