@@ -307,7 +307,7 @@ def test_what_does_not_fit_together_is_explained(changes, line):
 
 def test_no_scheduler_cuts_an_objective_short_by_default():
     plain = MINIMAL | {"space": SPACE, "search": {"trials": 12}}
-    assert validate(plain, "f").scheduler.type == "asha"
+    assert validate(plain, "f").scheduler.type == "median"
     several = plain | {"search": {"trials": 12, "objectives": TWO}}
     assert validate(several, "f").scheduler.type == "fifo"
 
