@@ -34,14 +34,14 @@ def reference() -> pd.Series:
 def main() -> None:
     """Run the study and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one epoch of one seed, 6,000 images")
+    parser.add_argument("--quick", action="store_true", help="one epoch of one seed, 3,000 images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", help="folder of the data sets' files")
     options = parser.parse_args()
     command = [sys.executable, "-m", "tuning", "run", "search_spaces/fast_fashion.yaml"]
     if options.quick:
         options.seeds = 1
-        command += ["--set", "fixed.epochs=1", "--set", "fixed.train_size=6000"]
+        command += ["--set", "fixed.epochs=1", "--set", "fixed.train_size=3000"]
     command += ["--set", f"repeats={options.seeds}"]
     if options.data:
         command += ["--set", f"dataset.folder={options.data}"]

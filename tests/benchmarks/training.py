@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     images, repeats = (512, 1) if options.quick else (2048, 3)
     data = load_dataset("fashion_mnist", Dataset(folder=options.data))
-    data = replace(data, val=data.val[:2000])
+    data = replace(data, val=data.val[: min(images, 2000)])
     rows: dict[str, Callable[[int], tuple[float, float]]] = {
         "plain script, batch 16": lambda seed: plain(data, images, options.size, seed),
         "ours, batch 16": lambda seed: ours(data, images, options.size, seed, 16),
