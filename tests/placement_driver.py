@@ -10,7 +10,7 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 from tests.conftest import MINIMAL
-from tuning.experiment import placement
+from tuning.shares import placement
 from tuning.study_file import validate
 
 

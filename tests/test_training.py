@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tuning import training
+from tuning.outcome import NonFiniteLoss
 from tuning.parameters import ResNetParameters
 from tuning.resnet import ResNetTraining
 from tuning.resources import Allotment
 from tuning.training import (
     Augmentation,
-    NonFiniteLoss,
     Preparation,
     ResidentBatches,
     choose_precision,

@@ -7,21 +7,22 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from tensorboardX.summary import custom_scalars, hparams
 
 from tuning import checkpoint
-from tuning.event_file import EventFile
-from tuning.population import Takeover
+from tuning.event_file import EventFile, charts, hyperparameters
 from tuning.record import Record, TrialRecord, apply, apply_round, write_table
 from tuning.study import Study
 from tuning.trial import read_time_limit
+
+if TYPE_CHECKING:
+    from tuning.population import Takeover
 
 #: Least seconds between two writes of `trials.csv`, and how many times as long as one takes, since
 #: the table of many trials takes longer; the record itself is written at once.
@@ -41,12 +42,12 @@ SCALARS = {
 #: TensorBoard's page "Custom scalars": what to compare, side by side over all trials.
 LAYOUT = {
     "accuracy and time": {
-        "validation accuracy, percent": ["Multiline", ["accuracy_percent/validation"]],
-        "training time, seconds": ["Multiline", ["seconds/training"]],
+        "validation accuracy, percent": ["accuracy_percent/validation"],
+        "training time, seconds": ["seconds/training"],
     },
     "loss and throughput": {
-        "loss, training and validation": ["Multiline", ["loss/training", "loss/validation"]],
-        "images per second": ["Multiline", ["throughput/images_per_second"]],
+        "loss, training and validation": ["loss/training", "loss/validation"],
+        "images per second": ["throughput/images_per_second"],
     },
 }
 #: Metrics of a row that the HParams dashboard shows.
@@ -93,7 +94,7 @@ class Recorder(Callback):
         trials = self.folder / "trials"
         if not any(trials.glob("events.*")):
             layout = EventFile(trials)
-            layout.add_summary(custom_scalars(LAYOUT))
+            layout.add_summary(charts(LAYOUT))
             layout.close()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
@@ -241,7 +242,7 @@ def _write_hparams(writer: EventFile, trial: TrialRecord) -> None:
         if v is not None
     }
     metrics = {f"hparam/{k}": row[k] for k in HPARAM_METRICS if row.get(k) is not None}
-    for summary in hparams(parameters, metrics):
+    for summary in hyperparameters(trial.trial, parameters, list(metrics)):
         writer.add_summary(summary)
     for tag, value in metrics.items():
         writer.add_scalar(tag, value, 1)

@@ -15,8 +15,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
 KEEP = 2
 #: What zipfile and torch raise on damaged files, as found by flipping bits at random.
 DAMAGE = (
@@ -44,6 +42,8 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full or broken; the earlier checkpoints are as they were.
     """
+    import torch
+
     path = folder / f"checkpoint-{step:05d}.pt"
     temporary = path.with_suffix(".tmp")
     try:
@@ -66,6 +66,8 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     Damaged ones are renamed to `.damaged`, so that they are seen and not tried again. What a kill
     left half written is removed.
     """
+    import torch
+
     _remove_unfinished(folder)
     for path in _newest_first(folder):
         try:

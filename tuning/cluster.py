@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,16 @@ class ClusterError(RuntimeError):
     """The Ray cluster cannot be used as asked; the text says why."""
 
 
-#: Read by Ray's daemon when it starts: what each of its processes imports before it is needed.
-PRELOAD = "RAY_preload_python_modules"
-#: Ray begins with a process for each CPU, which holds some 0.4 GB with torch.
-MOST_PRELOADING = 16
+#: Read by Ray's daemon when it starts: whether it starts a process per CPU before there is work.
+PRESTART = "RAY_prestart_worker_first_driver"
 
 
 @contextmanager
-def connect(address: str | None, *, preload: Sequence[str] = ()) -> Iterator[None]:
+def connect(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start Ray on this machine, until the context ends.
 
     Args:
         address: of the cluster; None for Ray on this machine.
-        preload: modules that Ray's processes on this machine import as soon as they are there, so
-            that the first trials need not wait for them. Tasks cannot do that for trials: Ray gives
-            an actor no process in which a task has run.
 
     Raises:
         ClusterError: it cannot be reached or started.
@@ -44,8 +39,10 @@ def connect(address: str | None, *, preload: Sequence[str] = ()) -> Iterator[Non
     ray_settings.apply(address)
     # Failed trials are named in our own words, without Tune's pages of traceback.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    if address is None and (os.cpu_count() or 1) <= MOST_PRELOADING:
-        os.environ[PRELOAD] = ",".join(preload)
+    if address is None:
+        # Trials would not wait for those processes but start their own beside them, and all of them
+        # would share the CPUs while they import their modules.
+        os.environ[PRESTART] = "0"
     try:
         ray.init(
             address=address,
@@ -58,7 +55,7 @@ def connect(address: str | None, *, preload: Sequence[str] = ()) -> Iterator[Non
         reason = str(error).strip().splitlines()[0]
         raise ClusterError(f"Ray on {where} cannot be used: {reason}") from None
     finally:
-        os.environ.pop(PRELOAD, None)
+        os.environ.pop(PRESTART, None)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -28,7 +29,6 @@ from tuning.finalists import count_runs
 from tuning.guard import FULL, Guard, check_disk
 from tuning.journal import Journal
 from tuning.memory import want_of_memory_ends_trials
-from tuning.parameters import PARAMETERS
 from tuning.record import (
     RECORD,
     TABLE,
@@ -42,7 +42,7 @@ from tuning.record import (
 )
 from tuning.resources import count_slots, request
 from tuning.searchers import ResumeError, StudySearcher, count_trials
-from tuning.shares import LargerShares
+from tuning.shares import LargerShares, placement
 from tuning.study import NO_DATASET, Study, sample_configs
 from tuning.study_file import StudyError, dump, load, validate
 from tuning.trial import StudyTrial
@@ -83,7 +83,7 @@ def run(study: Study, storage: Path, address: str | None, console: Console) -> O
     """
     check_disk(study, storage.resolve())
     data = _load_data(study)
-    with connect(address, preload=_modules(study)):
+    with connect(address):
         require_shared(storage.resolve())
         slots = _slots(study)
         folder = _new_folder(study, storage)
@@ -130,7 +130,7 @@ def resume(
         data = _load_data(study)
         if not allow_changed:
             _refuse_changes(folder, last, _identity(study, data))
-        with connect(address, preload=_modules(study)):
+        with connect(address):
             require_shared(folder)
             slots = _slots(study)
             record = Record(folder)
@@ -278,8 +278,7 @@ def _fit(
 
     def fit(name: str, trials: int, scheduler: TrialScheduler) -> None:
         if not (folder / ENVIRONMENT).is_file():
-            # Now, while no trial disturbs the measurement.
-            write_json(folder / ENVIRONMENT, _describe(data, measure=_has_networks(study)))
+            write_json(folder / ENVIRONMENT, _describe(data))
         tuner = _tuner(study, folder, data, slots, name, trials, searcher, scheduler, callbacks)
         tuner.fit()
 
@@ -294,6 +293,9 @@ def _fit(
             if missing() <= 0 and not guard.reason and (runs := searcher.begin_finals()):
                 # Finalists are compared by whole runs, so nothing stops them.
                 fit(f"session-{session}-finalists", runs, FIFOScheduler())
+            progress.close()
+            if _has_networks(study) and missing() <= 0 and not searcher.final_runs_left():
+                _add_peaks(folder, data, console)
     except (OSError, tune.TuneError) as error:
         full = _full_disk(error)
         if full is None:
@@ -351,6 +353,7 @@ def _tuner(
         limits=study.limits,
         code=code,
         gpu=study.resources.gpu,
+        trainables=study.trainables(),
     )
     return tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -375,20 +378,6 @@ def _tuner(
             verbose=0,
         ),
     )
-
-
-def placement(
-    study: Study, config: dict[str, Any], *, gpus_exist: bool
-) -> tune.PlacementGroupFactory:
-    """Return what Ray sets aside for a trial, all of it at once: a bundle, or one per worker."""
-    wanted = request(study, config, gpus_exist=gpus_exist)
-    return tune.PlacementGroupFactory(wanted.bundles(), study.resources.placement.upper())
-
-
-def _modules(study: Study) -> list[str]:
-    """Return what the processes of a study's trials import."""
-    known = {config["trainable"] for config in sample_configs(study)} & set(PARAMETERS)
-    return ["tuning.trial", *(f"tuning.{name}" for name in sorted(known))]
 
 
 def _has_networks(study: Study) -> bool:
@@ -463,10 +452,10 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _describe(data: dict[str, ImageData], *, measure: bool) -> dict[str, Any]:
-    """Return the contents of `environment.json`; networks are compared with measured peaks."""
-    if measure or len(hosts()) > 1:
-        found = [host for _, host in on_each_host(environment.describe_host, measure=measure)]
+def _describe(data: dict[str, ImageData]) -> dict[str, Any]:
+    """Return the contents of `environment.json`, but for the hosts' peaks."""
+    if len(hosts()) > 1:
+        found = [host for _, host in on_each_host(environment.describe_host, measure=False)]
     else:
         # A task would take a process that has been made ready for a trial.
         found = [environment.describe_host(measure=False)]
@@ -475,3 +464,26 @@ def _describe(data: dict[str, ImageData], *, measure: bool) -> dict[str, Any]:
         **environment.describe_software(),
         "data": {name: images.describe() for name, images in data.items()},
     }
+
+
+def _add_peaks(folder: Path, data: dict[str, ImageData], console: Console) -> None:
+    """Measure the hosts' peaks, with which networks are compared, unless they are known.
+
+    It is done when the last trial has ended: nothing disturbs the measurement then, and no trial
+    waits for it.
+    """
+    try:
+        known = json.loads((folder / ENVIRONMENT).read_text())
+        described = {host["host"]: host for host in known["hosts"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        known, described = _describe(data), {}
+    if any("fp32_gflops" in host for host in described.values()):
+        return
+    try:
+        measured = on_each_host(environment.describe_host, measure=True)
+    except (ClusterError, KeyboardInterrupt):
+        text = f"the peaks of the hosts were not measured; tuning resume {folder} does it"
+        console.print(text, highlight=False, soft_wrap=True)
+        return
+    described |= {host["host"]: host for _, host in measured}
+    write_json(folder / ENVIRONMENT, known | {"hosts": list(described.values())})

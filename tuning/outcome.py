@@ -1,4 +1,4 @@
-"""How a trial has ended, as a searcher is told."""
+"""How a trial has ended, as a searcher is told, or why it cannot go on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ Value = float | Sequence[float]
 #: By how much a trial exceeds its bounds, by their names; see `tuning.record`.
 Violations = Mapping[str, float]
 NONE: Violations = MappingProxyType({})
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The training loss became infinite or not a number."""
 
 
 class Outcome(NamedTuple):

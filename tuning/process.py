@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from tuning.environment import cpu_name
 from tuning.resources import Allotment
@@ -41,6 +40,8 @@ def limit_memory(gib: float) -> None:
 
 def memory_bytes() -> int:
     """Return the peak of this process's GPU memory, or on a CPU its resident memory."""
+    import torch
+
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return int(psutil.Process().memory_info().rss)
@@ -53,6 +54,8 @@ def describe(allotment: Allotment, device: str) -> dict[str, Any]:
         allotment: what it got.
         device: `cpu` or `cuda`.
     """
+    import torch
+
     return {
         "host": platform.node(),
         "cpus": allotment.cpus,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
@@ -21,12 +21,14 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from tuning.population import Population, Takeover
 from tuning.record import Event, collect
 from tuning.study import Study
 
+if TYPE_CHECKING:
+    from tuning.population import Takeover
+
 #: Takes the epoch of a round, the scores of its trials, and who takes over from whom.
-OnRound = Callable[[int, dict[str, float | None], dict[str, Takeover]], None]
+OnRound = Callable[[int, dict[str, float | None], "dict[str, Takeover]"], None]
 
 #: Schedulers that pause trials, so that more of them are begun than there are slots.
 PAUSING = ("hyperband", "pbt", "pb2")
@@ -159,6 +161,9 @@ class Rounds(FIFOScheduler):
     """
 
     def __init__(self, study: Study, on_round: OnRound) -> None:
+        # Here, since no other scheduler needs scikit-learn's Gaussian processes.
+        from tuning.population import Population
+
         super().__init__()
         self._metric = study.search.metric
         self._interval = self._next = study.scheduler.perturb_epochs

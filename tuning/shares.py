@@ -1,4 +1,4 @@
-"""A second try, with a larger share of a GPU, for a trial that ran out of its own."""
+"""Shares: what Ray sets aside for a trial, and more of a GPU for one that ran out of memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from typing import Any
 
 from ray.tune import Callback, PlacementGroupFactory
 from ray.tune.experiment import Trial
+
+from tuning.resources import request
+from tuning.study import Study
+
+
+def placement(study: Study, config: dict[str, Any], *, gpus_exist: bool) -> PlacementGroupFactory:
+    """Return what Ray sets aside for a trial, all of it at once: a bundle, or one per worker."""
+    wanted = request(study, config, gpus_exist=gpus_exist)
+    return PlacementGroupFactory(wanted.bundles(), study.resources.placement.upper())
 
 
 class LargerShares(Callback):

@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from tuning.outcome import NonFiniteLoss
+
 CHECK_EVERY = 50
 EVALUATION_BATCH = 500
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The training loss became infinite or not a number."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 A trial finds its own way back: whenever one begins, in a fresh process or a reused one, after a
 lost host or a resumed study, it looks for the newest intact checkpoint in its folder and goes on
 from there. Tune's own checkpoints are used only to move a running trial.
+
+The driver imports this module as well, to name the class to Tune. What only the trials' processes
+need, torch above all, is imported where it is used.
 """
 
 from __future__ import annotations
@@ -12,18 +15,18 @@ import faulthandler
 import gc
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from ray import tune
 
 from tuning import checkpoint
 from tuning.data import DataError, ImageData
+from tuning.outcome import NonFiniteLoss
 from tuning.parameters import (
     PARAMETERS,
     ResNetParameters,
@@ -35,8 +38,10 @@ from tuning.process import describe, end_with_parent, limit_memory, memory_bytes
 from tuning.record import write_atomically
 from tuning.resources import Allotment, ResourceError, larger_share, takes_workers
 from tuning.study import Limits
-from tuning.training import NonFiniteLoss
 from tuning.workers import Workers
+
+if TYPE_CHECKING:
+    import torch
 
 #: Keys of a trial's configuration that are not parameters of its trainable.
 NOT_PARAMETERS = ("trial", "reads_test", "seed", "trainable", "dataset", "gpu_share")
@@ -141,8 +146,13 @@ class StudyTrial(tune.Trainable):
         limits: Limits,
         code: str | None = None,
         gpu: float = 0,
+        trainables: Iterable[str] = (),
     ) -> None:
         """Begin the first trial of this process.
+
+        All that trials of the study need is imported before. If one process were ready while others
+        still import, and its trial short, Tune would give it the trial of one of those and end that
+        process, to start another one for the next trial.
 
         Args:
             config: the configuration, with `trial`, `seed`, `trainable`, `dataset`; and
@@ -152,6 +162,7 @@ class StudyTrial(tune.Trainable):
             limits: of time and memory.
             code: folder of the user's own trainable, if it is not installed.
             gpu: share of a GPU that trials of this study begin with.
+            trainables: of the study's trials.
         """
         self.code = code
         self.gpu = gpu
@@ -161,6 +172,10 @@ class StudyTrial(tune.Trainable):
         self.limits = limits
         self.study_folder = Path(folder)
         self.data = data
+        import torch  # noqa: F401
+
+        for name in set(trainables) & set(PARAMETERS):
+            trainable_class(name)
         # What is imported by now stays; collecting it after every trial would take 0.1 s each.
         gc.freeze()
         self._begin(config)
@@ -172,6 +187,8 @@ class StudyTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Return the next result of the trial."""
+        import torch
+
         started = time.perf_counter()
         if self.failure:
             return {"failure": self.failure, "done": True}
@@ -223,6 +240,8 @@ class StudyTrial(tune.Trainable):
         self._free()
 
     def _begin(self, config: dict[str, Any]) -> None:
+        import torch
+
         started = time.perf_counter()
         self._free()
         self.folder = self.study_folder / "trials" / str(config["trial"])
@@ -360,6 +379,8 @@ class StudyTrial(tune.Trainable):
 
     def _free(self) -> None:
         """Drop the last trial, so that its memory does not add to the next one's."""
+        import torch
+
         if not hasattr(self, "training"):
             return
         if isinstance(self.training, Workers):

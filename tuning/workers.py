@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import ray
-import torch.distributed as dist
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -158,6 +157,8 @@ class Worker:
         allotment: Allotment,
     ) -> dict[str, Any]:
         """Meet the other workers at the address of the first; return the facts of the trial."""
+        import torch.distributed as dist
+
         # DeepSpeed takes its place among the workers from the environment. Each process sees its
         # own devices alone; LOCAL_SIZE stops DeepSpeed from counting NUMA nodes instead.
         os.environ |= {

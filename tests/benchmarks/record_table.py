@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from tuning.data import ImageData, load_dataset
+from tuning.outcome import NonFiniteLoss
 from tuning.parameters import parameters_of
 from tuning.record import Record, read_trials
 from tuning.resources import Allotment
 from tuning.searchers import listed_configs
 from tuning.study import Study
 from tuning.study_file import load
-from tuning.training import NonFiniteLoss
 from tuning.trial import NOT_PARAMETERS, trainable_class
 
 ALLOTMENT = Allotment(1, 0)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuning.training import NonFiniteLoss
+from tuning.outcome import NonFiniteLoss
 from tuning.trial import StudyTrial
 
 
