@@ -1,19 +1,17 @@
-"""Measuring: what trials of one kind reach beside each other on this machine, after a few steps.
-
-python -m tuning.measure REQUEST    one of the processes; REQUEST is JSON
-"""
+"""Measuring: what trials of one kind reach beside each other on this machine, after a few steps."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import multiprocessing
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from tuning.data import load_dataset
 from tuning.parameters import parameters_of
@@ -70,39 +68,27 @@ def measure(config: Config, dataset: Dataset, layout: Layout) -> Measured:
     Raises:
         ProbeError: a process failed, for want of memory say.
     """
-    processes = []
+    # Each measurement has fresh processes, whose memory is the trial's alone; what they import is
+    # imported once, in the server from which they fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tuning.resnet", "tuning.svm"])
+    slots = []
     for slot in range(layout.slots):
-        request = {"config": config, "dataset": dataset.model_dump(),
-                   "cpus": layout.cpu, "gpus": layout.gpu}  # fmt: skip
-        environment = dict(os.environ)
-        if layout.gpu:
-            environment["CUDA_VISIBLE_DEVICES"] = str(int(slot * layout.gpu))
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tuning.measure", json.dumps(request)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                env=environment,
-            )
-        )  # fmt: skip
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    answers = []
-    for process in processes:
-        assert process.stdin is not None
-        try:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            continue
-    for process in processes:
-        output, errors = process.communicate()
-        if process.returncode:
-            lines = errors.strip().splitlines() or [f"exit code {process.returncode}"]
-            for other in processes:
-                other.kill()
-            raise ProbeError(f"the probe of {layout.slots} trials at once failed: {lines[-1]}")
-        answers.append(Measured(**json.loads(output)))
+        here, there = context.Pipe()
+        process = context.Process(target=_slot, args=(there, slot, config, dataset, layout))
+        process.start()
+        there.close()
+        slots.append((process, here))
+    try:
+        for process, connection in slots:
+            _answer(process, connection, layout)
+        for _, connection in slots:
+            connection.send("go")
+        answers = [_answer(process, connection, layout) for process, connection in slots]
+    finally:
+        for process, _ in slots:
+            process.kill()
+            process.join()
     return Measured(
         statistics.median(a.images_per_second for a in answers),
         statistics.median(a.evaluated_per_second for a in answers),
@@ -111,8 +97,34 @@ def measure(config: Config, dataset: Dataset, layout: Layout) -> Measured:
     )
 
 
-def _measure_here(config: Config, dataset: Dataset, allotment: Allotment) -> Measured:
+def _answer(process: BaseProcess, connection: Connection, layout: Layout) -> Any:
+    """Return what a process sends; an error that it sends, or its end, is raised."""
+    try:
+        answer = connection.recv()
+    except EOFError:
+        process.join()
+        answer = ProbeError(f"exit code {process.exitcode}")
+    if isinstance(answer, ProbeError):
+        raise ProbeError(f"the probe of {layout.slots} trials at once failed: {answer}")
+    return answer
+
+
+def _slot(
+    connection: Connection, slot: int, config: Config, dataset: Dataset, layout: Layout
+) -> None:
+    """Measure one trial in this process, and send first that it is ready, then what it reached."""
+    if layout.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(int(slot * layout.gpu))
+    try:
+        connection.send(_measure_here(connection, config, dataset, layout))
+    except Exception as error:  # noqa: BLE001 - whatever a trainable raises, the other side tells
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        connection.send(ProbeError(lines[-1]))
+
+
+def _measure_here(others: Connection, config: Config, dataset: Dataset, layout: Layout) -> Measured:
     """Measure one trial in this process, once the others are ready too."""
+    allotment = Allotment(layout.cpu, layout.gpu)
     allotment.apply()
     data = load_dataset(config["dataset"], dataset)
     svm = config["trainable"] == "svm"
@@ -131,8 +143,8 @@ def _measure_here(config: Config, dataset: Dataset, allotment: Allotment) -> Mea
     if svm:
         training = build(parameters, small, 0, allotment)
     before = training.train_seconds
-    _say("ready")
-    sys.stdin.readline()
+    others.send("ready")
+    others.recv()
     started = time.perf_counter()
     report = training.step()
     wall = time.perf_counter() - started
@@ -147,21 +159,3 @@ def _peak_bytes(allotment: Allotment) -> int:
     if allotment.gpus and torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def main(request: str) -> None:
-    """Measure what the request asks, and print it as JSON."""
-    asked = json.loads(request)
-    measured = _measure_here(
-        asked["config"], Dataset(**asked["dataset"]), Allotment(asked["cpus"], asked["gpus"])
-    )
-    _say(json.dumps(dataclasses.asdict(measured)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
