@@ -131,12 +131,12 @@ def cells(found: tuple[float, int, TrialRecord], base: float) -> list[str]:
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="5,000 images instead of all")
+    parser.add_argument("--quick", action="store_true", help="3,000 images instead of all")
     parser.add_argument("--images", type=int, help="training images (default: all 49,000)")
     parser.add_argument("--part", choices=("kernels", "grid"), help="only this table")
     parser.add_argument("--data", default="data", help="folder of the data")
     options = parser.parse_args()
-    images = 5_000 if options.quick else options.images
+    images = 3_000 if options.quick else options.images
     console = Console(width=110)
     console.print(describe("scikit-learn", "torch"))
     for part in (kernels, grid):
