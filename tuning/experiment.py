@@ -457,7 +457,7 @@ def _describe(data: dict[str, ImageData]) -> dict[str, Any]:
     if len(hosts()) > 1:
         found = [host for _, host in on_each_host(environment.describe_host, measure=False)]
     else:
-        # A task would take a process that has been made ready for a trial.
+        # A task would have a process of its own, which starts beside those of the trials.
         found = [environment.describe_host(measure=False)]
     return {
         "hosts": found,

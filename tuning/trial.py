@@ -164,18 +164,18 @@ class StudyTrial(tune.Trainable):
             gpu: share of a GPU that trials of this study begin with.
             trainables: of the study's trials.
         """
+        import torch  # noqa: F401
+
         self.code = code
         self.gpu = gpu
         end_with_parent()
+        for name in set(trainables) & set(PARAMETERS):
+            trainable_class(name)
         if limits.trial_memory_gib is not None:
             limit_memory(limits.trial_memory_gib)
         self.limits = limits
         self.study_folder = Path(folder)
         self.data = data
-        import torch  # noqa: F401
-
-        for name in set(trainables) & set(PARAMETERS):
-            trainable_class(name)
         # What is imported by now stays; collecting it after every trial would take 0.1 s each.
         gc.freeze()
         self._begin(config)
