@@ -75,6 +75,11 @@ def test_help_and_check_import_neither_torch_nor_ray():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_the_driver_of_a_study_imports_no_torch():
+    code = "import sys, tuning.experiment; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_dump_and_load_agree(write_study, tmp_path):
     study = load(write_study())
     copy = tmp_path / "copy.yaml"
