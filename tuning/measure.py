@@ -8,6 +8,7 @@ import os
 import resource
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -83,7 +84,8 @@ def measure(config: Config, dataset: Dataset, layout: Layout) -> Measured:
         for process, connection in slots:
             _answer(process, connection, layout)
         for _, connection in slots:
-            connection.send("go")
+            with suppress(BrokenPipeError):  # it has ended, which its answer tells
+                connection.send("go")
         answers = [_answer(process, connection, layout) for process, connection in slots]
     finally:
         for process, _ in slots:
@@ -101,7 +103,7 @@ def _answer(process: BaseProcess, connection: Connection, layout: Layout) -> Any
     """Return what a process sends; an error that it sends, or its end, is raised."""
     try:
         answer = connection.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         process.join()
         answer = ProbeError(f"exit code {process.exitcode}")
     if isinstance(answer, ProbeError):
