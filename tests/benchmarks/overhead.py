@@ -2,7 +2,7 @@
 
 The study goes the whole way of `tuning run`: Ray is started, the record is written, each trial has
 its folder, its checkpoint and its TensorBoard events. The seconds over the minimum are counted to
-the last trial's end, from the moment at which Ray is up (its processes still import torch), and
+the last trial's end, from the moment at which Ray is up (trials' processes then import torch), and
 from the first trial's start.
 
     python -m tests.benchmarks.overhead [--quick]
